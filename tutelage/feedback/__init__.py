@@ -1,0 +1,1 @@
+"""People into records: the store, files in and out, and simulated annotators."""

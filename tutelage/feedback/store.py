@@ -1,0 +1,153 @@
+"""The database of feedback. A label is a training row: what an annotator said is what `learn` reads, no step between.
+
+Records are only ever added. The same id twice stores one row; a label that is taken back stays, with a tombstone beside
+it, and is no longer read. Reading streams: a page at a time in the order of adding, so a million comparisons never lie
+in memory together.
+
+    with Store("feedback.db") as store:
+        store.add(comparison)
+        for comparison in store.comparisons(split="train"): ...
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+from sqlalchemy import ColumnElement, Connection, Row, Select, Table, exists, func, select
+
+from tutelage.errors import StoreError
+from tutelage.feedback import rows, tables
+from tutelage.feedback.database import connect, migrate, parse_url, read, write
+from tutelage.feedback.rows import Storable
+from tutelage.records import Annotator, Comparison, Demonstration, Prompt, Rating, Split, now
+
+Kind = Literal["prompts", "completions", "demonstrations", "comparisons", "ratings", "annotators"]
+Built = TypeVar("Built")
+Build = Callable[[Connection, Sequence[Row[Any]]], list[Built]]
+PAGE = 1000  # rows read together
+CHUNK = 2000  # records written together
+LABELS = {t.name: t for t in (tables.demonstrations, tables.comparisons, tables.ratings)}
+
+
+class Store:
+    """The feedback of one project, on SQLite (a path) or PostgreSQL (a URL). Safe to share between threads.
+
+    Opening makes the database if it is not there and brings an older schema up to date. A context manager closes it.
+    Every method raises StoreError, with what to do, when the database cannot be reached, read or written.
+    """
+
+    def __init__(self, url: str | Path) -> None:
+        """Open `path`, `sqlite:///path` or `postgresql://user:password@host/name`."""
+        self._engine = connect(parse_url(url))
+        try:
+            migrate(self._engine)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of every connection."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def add(self, *records: Storable) -> int:
+        """Add prompts and labels, all or none. Returns how many were new; an id already there stays as it is."""
+        with write(self._engine) as connection:
+            return rows.insert(connection, records)
+
+    def add_all(self, records: Iterable[Storable], *, atomic: bool = False) -> int:
+        """Add a stream of records, 2,000 to a transaction, so that others write in between. Returns how many were new.
+
+        With `atomic`, all is one transaction: an error, also one raised by `records`, leaves the store as it was.
+        """
+        stream = iter(records)
+        if not atomic:
+            return sum(self.add(*chunk) for chunk in _chunks(stream))
+        with write(self._engine) as connection:
+            return sum(rows.insert(connection, chunk) for chunk in _chunks(stream))
+
+    def retract(self, id: str) -> bool:
+        """Take a label back. It is kept, but no longer read or counted. Returns False when it already was taken back.
+
+        Raises StoreError when there is no demonstration, comparison or rating of that id.
+        """
+        with write(self._engine) as connection:
+            if not any(connection.scalar(select(exists().where(table.c.id == id))) for table in LABELS.values()):
+                raise StoreError(f"No demonstration, comparison or rating has the id '{id}', so nothing was taken back")
+            return bool(rows.add_new(connection, tables.retractions, [{"id": id, "created": now().isoformat()}]))
+
+    def comparisons(self, split: Split | None = None, annotator: str | None = None) -> Iterator[Comparison]:
+        """Stream the comparisons in the order they were added: of one split, by one annotator (its id), or all.
+
+        Those added after the first one was asked for are left out.
+        """
+        return self._labels(tables.comparisons, rows.build_comparisons, split, annotator)
+
+    def demonstrations(self, split: Split | None = None, annotator: str | None = None) -> Iterator[Demonstration]:
+        """Stream the demonstrations, as `comparisons` does."""
+        return self._labels(tables.demonstrations, rows.build_demonstrations, split, annotator)
+
+    def ratings(self, split: Split | None = None, annotator: str | None = None) -> Iterator[Rating]:
+        """Stream the ratings, as `comparisons` does."""
+        return self._labels(tables.ratings, rows.build_ratings, split, annotator)
+
+    def prompts(self, split: Split | None = None) -> Iterator[Prompt]:
+        """Stream every prompt, those of labels included, in the order of their first mention."""
+        where = [] if split is None else [tables.prompts.c.split == split]
+        return self._stream(tables.prompts, rows.build_prompts, where)
+
+    def annotators(self) -> list[Annotator]:
+        """Everybody who has judged, in the order of their ids."""
+        with read(self._engine) as connection:
+            return list(rows.load_annotators(connection).values())
+
+    def count(self, kind: Kind, split: Split | None = None) -> int:
+        """How many there are of a kind, retracted labels left out. Annotators and completions belong to no split."""
+        table = tables.metadata.tables[kind]
+        query = select(func.count()).select_from(table)
+        if split is not None:
+            if "split" not in table.c:
+                raise StoreError(f"{kind} belong to no split: count them all, or count labels or prompts")
+            query = query.where(table.c.split == split)
+        with read(self._engine) as connection:
+            return int(connection.execute(_standing(query, table)).scalar_one())
+
+    def _labels(self, table: Table, build: Build[Built], split: Split | None, annotator: str | None) -> Iterator[Built]:
+        where = [] if split is None else [table.c.split == split]
+        if annotator is not None:
+            where.append(table.c.annotator_id == annotator)
+        return self._stream(table, build, where)
+
+    def _stream(self, table: Table, build: Build[Built], where: list[ColumnElement[bool]]) -> Iterator[Built]:
+        """Page by page through the row numbers. No cursor stays open: a slow reader holds up no writer."""
+        with read(self._engine) as connection:
+            end = connection.execute(select(func.max(table.c.n))).scalar() or 0
+        last = 0
+        while last < end:
+            query = select(table).where(table.c.n > last, table.c.n <= end, *where).order_by(table.c.n).limit(PAGE)
+            with read(self._engine) as connection:
+                page = connection.execute(_standing(query, table)).all()
+                built = build(connection, page) if page else []
+            if not page:
+                return
+            last = page[-1].n
+            yield from built
+
+
+def _standing(query: Select[Any], table: Table) -> Select[Any]:
+    """Without what was taken back."""
+    if table.name not in LABELS:
+        return query
+    return query.where(~exists().where(tables.retractions.c.id == table.c.id))
+
+
+def _chunks(records: Iterator[Storable]) -> Iterator[list[Storable]]:
+    while chunk := list(islice(records, CHUNK)):
+        yield chunk

@@ -1,0 +1,111 @@
+"""A project folder: tutelage.yaml, the database of feedback, and runs/. Reads the settings; trains nothing."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tutelage.checkpoint import write_atomically
+from tutelage.config import Section
+from tutelage.errors import ConfigError
+from tutelage.settings import FLAG, Layer, nested, read_yaml, resolve
+
+CONFIG = "tutelage.yaml"
+SECTIONS = (
+    "sft",
+    "reward",
+    "ppo",
+    "sampling",
+    "evaluate",
+)  # beside `Core` in the file; checked when training code is loaded
+SEEDED = ("sft", "reward", "ppo")
+C = TypeVar("C", bound="Core")
+NEW_CONFIG = """\
+# Settings of this project. Flags win over them: `tutelage sft --sft.steps 100`.
+# `tutelage sft --help` lists every setting of a stage with its unit and default; what is not here has its default.
+model: {model}  # Hugging Face folder or name, .gguf file, smollm2-135m (after `tutelage models get`), or tiny
+store: {store}  # SQLite file, or a postgresql:// URL
+seed: 0
+
+# sft:
+#   steps: 200
+# reward:
+#   steps: 200
+# ppo:
+#   steps: 40
+#   kl: {{coefficient: 0.05}}
+# sampling: {{max_tokens: 32}}
+"""
+
+
+class Core(Section):
+    """What every command needs to know."""
+
+    model: str = "smollm2-135m"
+    """Hugging Face folder or name, .gguf file, `smollm2-135m` (after `tutelage models get`), or `tiny`."""
+    store: str = "tutelage.db"
+    """Database of feedback: a SQLite file, relative to the project folder, or a postgresql:// URL."""
+    seed: int = 0
+    """Seed of every stage that has none of its own."""
+
+
+@dataclass(frozen=True)
+class ProjectFolder:
+    """Where a project lies, and the file its settings are read from."""
+
+    path: Path
+    config: Path
+
+    @classmethod
+    def at(cls, path: Path | str = ".", config: Path | str | None = None) -> "ProjectFolder":
+        """The project in a folder, with the settings in it or another file's."""
+        return cls(Path(path), Path(path) / CONFIG if config is None else Path(config))
+
+    @classmethod
+    def init(cls, path: Path | str, *, model: str, store: str) -> "ProjectFolder":
+        """Make a new project. Raises ConfigError where there is one already."""
+        folder = cls.at(path)
+        if folder.config.exists():
+            raise ConfigError(f"{folder.config} is there already: edit it, or choose another folder")
+        folder.runs.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder.config, NEW_CONFIG.format(model=model, store=store))
+        return folder
+
+    @property
+    def runs(self) -> Path:
+        """The folder of run directories."""
+        return self.path / "runs"
+
+    def core(self, flags: Mapping[str, Any] | None = None) -> Core:
+        """Model, store and seed; the sections of the stages are not looked into, so that no training code is loaded."""
+        layers = [Layer(one.source, _without_sections(one)) for one in self._layers(flags or {})]
+        return resolve(Core, layers)
+
+    def settings(self, whole: type[C], flags: Mapping[str, Any] | None = None) -> C:
+        """All settings, flags (by dotted key) over the file. Raises ConfigError naming file or flag, key and value."""
+        layers = self._layers(flags or {})
+        seeds = [layer.values["seed"] for layer in layers if "seed" in layer.values]
+        common = [Layer("seed", {name: {"seed": seeds[-1]} for name in SEEDED})] if seeds else []
+        return resolve(whole, [*common, *layers])
+
+    def store_url(self, core: Core) -> str:
+        """The database as `Store` takes it: relative paths start at the project folder."""
+        return core.store if "://" in core.store else str(self.path / core.store)
+
+    def model(self, core: Core) -> str:
+        """The model as `causal.load` takes it: a folder or file in the project comes first."""
+        inside = self.path / core.model
+        return str(inside) if inside.exists() else core.model
+
+    def _layers(self, flags: Mapping[str, Any]) -> list[Layer]:
+        return [Layer(str(self.config), read_yaml(self.config)), Layer(FLAG, nested(flags))]
+
+
+def _without_sections(layer: Layer) -> dict[str, Any]:
+    kept = {key: value for key, value in layer.values.items() if key not in SECTIONS}
+    for key in kept:
+        near = difflib.get_close_matches(key, SECTIONS, n=1, cutoff=0.7)
+        if near and key not in Core.model_fields:
+            raise ConfigError(f"{layer.source}: unknown key '{key}'; did you mean '{near[0]}'?")
+    return kept

@@ -1,0 +1,135 @@
+"""The one optimiser step. Losses return sums over their units; here, and only here, they are divided by them.
+
+The units of all micro-batches are counted before the first backward pass, so cutting a batch differently cannot
+change a gradient. (On several ranks the same count is all-reduced: nothing else changes.)
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.config import Section
+from tutelage.errors import TrainingError
+
+
+class OptimizerConfig(Section):
+    """AdamW (Loshchilov and Hutter 2019) with a learning-rate schedule and a clipped gradient norm."""
+
+    learning_rate: float = 1e-4
+    """Peak learning rate."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """How the rate falls after warm-up: not at all, or to zero at the last step."""
+    warmup_steps: int = 0
+    """Steps over which the rate rises linearly from zero."""
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-5
+    """Adam's epsilon; 1e-5 as in the published PPO reproductions."""
+    max_grad_norm: float = 1.0
+    """The gradient's norm is clipped to this."""
+
+
+class Counted(Protocol):
+    """Whatever a loss reads: it knows how many units its sums run over."""
+
+    @property
+    def units(self) -> int:
+        """Tokens, or prompts."""
+
+
+Loss = Callable[[Any], tuple[Tensor, Mapping[str, Tensor]]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A share of one update: micro-batches, their loss (a sum, and sums to log), and a weight."""
+
+    batches: Sequence[Counted]
+    loss: Loss
+    weight: float = 1.0
+
+
+class Learner:
+    """Four verbs: update, weights, save, load."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], config: OptimizerConfig, total_steps: int) -> None:
+        if not parameters:
+            raise TrainingError("nothing to train: every parameter is frozen")
+        self.parameters, self.config, self.total_steps = dict(parameters), config, max(1, total_steps)
+        self.step = 0
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(),
+            lr=config.learning_rate,
+            betas=(config.beta1, config.beta2),
+            eps=config.epsilon,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+
+    def learning_rate(self) -> float:
+        """The rate of the step about to be made."""
+        c = self.config
+        if self.step < c.warmup_steps:
+            return c.learning_rate * (self.step + 1) / c.warmup_steps
+        done = (self.step - c.warmup_steps) / max(1, self.total_steps - c.warmup_steps)
+        match c.schedule:
+            case "constant":
+                return c.learning_rate
+            case "linear":
+                return c.learning_rate * max(0.0, 1 - done)
+            case "cosine":
+                return c.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+    def update(self, *parts: Part) -> dict[str, float]:
+        """One optimiser step on the weighted mean losses of the parts.
+
+        Returns each part's logged sums divided by its units, with `grad_norm` (before clipping) and `learning_rate`.
+        Raises TrainingError, leaving the weights as they were, when the loss or the gradient is not finite.
+        """
+        logged: dict[str, Tensor] = {}
+        for part in parts:
+            units = sum(batch.units for batch in part.batches)
+            for batch in part.batches:
+                loss, metrics = part.loss(batch)
+                (loss * (part.weight / units)).backward()  # type: ignore[no-untyped-call]
+                for name, value in metrics.items():
+                    logged[name] = logged.get(name, torch.zeros(())) + value.detach().cpu() / units
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm))
+        numbers = {name: float(value) for name, value in logged.items()}
+        if not math.isfinite(norm):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise TrainingError(
+                f"the gradient norm is {norm} at update {self.step}; the weights are as they were before it. "
+                "Lower the learning rate, or resume from the last checkpoint with another seed."
+            )
+        rate = self.learning_rate()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return numbers | {"grad_norm": norm, "learning_rate": rate}
+
+    def weights(self) -> dict[str, Tensor]:
+        """The trained tensors by name, detached, not copied."""
+        return {name: p.detach() for name, p in self.parameters.items()}
+
+    def save(self) -> dict[str, Any]:
+        """Everything needed to go on: weights, optimiser moments, step."""
+        return {"weights": self.weights(), "optimizer": self.optimizer.state_dict(), "step": self.step}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `save` gave. Raises TrainingError when the names differ."""
+        if state["weights"].keys() != self.parameters.keys():
+            odd = sorted(state["weights"].keys() ^ self.parameters.keys())
+            raise TrainingError(f"the checkpoint trains other tensors than this configuration: {', '.join(odd[:5])}")
+        with torch.no_grad():
+            for name, p in self.parameters.items():
+                p.copy_(state["weights"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = int(state["step"])

@@ -1,0 +1,248 @@
+"""A reward model from rankings (Stiennon et al. 2020, section 3.4; Ouyang et al. 2022, equation 1).
+
+1. All pairs of one prompt are in one batch and weigh 1 / C(K, 2) each, as InstructGPT's do.
+2. The score is the scalar at the last token of the completion, the end token when there is one.
+3. Ties are pairs with target 1/2. Label noise and AI judges enter as soft targets, strength as a margin (Llama 2).
+4. After training, scores are shifted and scaled to mean 0 and standard deviation 1 on samples of the reference policy.
+
+    tutelage reward --reward.steps 100
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tutelage.config import Section
+from tutelage.errors import Interrupted, ModelError, TrainingError
+from tutelage.learn.learner import Learner, OptimizerConfig, Part
+from tutelage.model import causal
+from tutelage.model.adapters import Full, Train, branch, merge, trainable
+from tutelage.model.batch import Packed, cut, pick
+from tutelage.model.causal import Model
+from tutelage.model.chat import Tokenizer
+from tutelage.model.heads import Head, Scorer
+from tutelage.model.maths import pair_loss, plackett_luce_loss
+from tutelage.progress import progress
+from tutelage.records import Comparison
+from tutelage.runs import Run
+
+
+class RewardConfig(Section):
+    """Training of the reward model."""
+
+    steps: int = 200
+    """Optimiser steps."""
+    batch_size: int = 16
+    """Prompts per step, with all their completions."""
+    micro_tokens: int = 4096
+    """Most tokens in one forward pass, prompts with their completions kept whole."""
+    max_tokens: int = 512
+    """Longest prompt and completion together, in tokens."""
+    loss: Literal["pairs", "plackett_luce"] = "pairs"
+    """All pairs of a ranking (InstructGPT), or the likelihood of the whole ranking."""
+    label_noise: float = 0.0
+    """Share of labels believed to be flipped; decided pairs get the soft target 1 − this."""
+    strength_margin: float = 0.0
+    """Margin in score per step of preference strength above 1 (Llama 2, section 3.2.2)."""
+    train: Train = Full()
+    """What is trained: everything, the top layers, or LoRA matrices."""
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-5)
+    evaluate_every: int = 50
+    """Steps between measurements on rankings held out; 0 for never."""
+    save_every: int = 50
+    """Steps between checkpoints."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """One comparison as tokens: K sequences (prompt and completion), and what was said of them."""
+
+    sequences: tuple[tuple[int, ...], ...]
+    ranks: tuple[int, ...]
+    target: float | None
+    strength: int | None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in all K sequences."""
+        return sum(len(s) for s in self.sequences)
+
+
+def render(comparison: Comparison, tokenizer: Tokenizer, max_tokens: int) -> Ranking:
+    """A comparison as tokens, each completion after its prompt, cut at `max_tokens`."""
+    sequences = tuple(
+        tokenizer.example(comparison.prompt, c.text, max_tokens=max_tokens, finish=c.finish).tokens
+        for c in comparison.completions
+    )
+    return Ranking(sequences, comparison.ranks, comparison.target, comparison.strength)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Packed rankings and their P pairs, as indices into the N sequences."""
+
+    packed: Packed
+    rankings: tuple[Ranking, ...]
+    better: Tensor  # (P,) int64
+    worse: Tensor  # (P,) int64
+    target: Tensor  # (P,) probability that `better` is better: 1, a soft label, or 1/2 for a tie
+    weight: Tensor  # (P,) 1 / C(K, 2)
+    margin: Tensor  # (P,)
+
+    @classmethod
+    def of(cls, rankings: Sequence[Ranking], config: RewardConfig) -> "Groups":
+        """Pack whole rankings; none is ever split between two batches."""
+        rows: list[tuple[int, int, float, float, float]] = []
+        base = 0
+        for r in rankings:
+            k = len(r.sequences)
+            margin = config.strength_margin * ((r.strength or 1) - 1)
+            for i in range(k):
+                for j in range(i + 1, k):
+                    a, b = (i, j) if r.ranks[i] <= r.ranks[j] else (j, i)
+                    tied = r.ranks[i] == r.ranks[j]
+                    target = 0.5 if tied else 1 - config.label_noise
+                    if r.target is not None:
+                        a, b, target = 0, 1, r.target
+                    rows.append((base + a, base + b, target, 2 / (k * (k - 1)), 0.0 if tied else margin))
+            base += k
+        better, worse, targets, weight, margins = zip(*rows, strict=True)
+        return cls(
+            Packed.of([s for r in rankings for s in r.sequences]),
+            tuple(rankings),
+            torch.tensor(better),
+            torch.tensor(worse),
+            torch.tensor(targets),
+            torch.tensor(weight),
+            torch.tensor(margins),
+        )
+
+    @property
+    def units(self) -> int:
+        """Prompts."""
+        return len(self.rankings)
+
+
+def reward_loss(scorer: Scorer, groups: Groups, config: RewardConfig) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """Summed loss over prompts, in nats; each prompt's pairs weigh 1 in all."""
+    score = scorer(groups.packed, groups.packed.last).score
+    margin = score[groups.better] - score[groups.worse]
+    if config.loss == "plackett_luce":
+        parts = score.split([len(r.sequences) for r in groups.rankings])
+        terms = [plackett_luce_loss(s, torch.tensor(r.ranks)) for s, r in zip(parts, groups.rankings, strict=True)]
+        loss = torch.stack(terms).sum()
+    else:
+        loss = (pair_loss(margin - groups.margin, groups.target) * groups.weight).sum()
+    decided = groups.target != 0.5
+    right = ((margin > 0) == (groups.target > 0.5)).float() + 0.5 * ((margin == 0) & decided).float()
+    share = (groups.weight * decided).sum() / groups.units
+    return loss, {
+        "reward/loss": loss,
+        "reward/accuracy": (right * groups.weight * decided).sum() / share.clamp_min(1e-9),
+        "reward/margin": (margin.abs() * groups.weight).sum(),
+    }
+
+
+@dataclass
+class RewardModel:
+    """A scorer and the scale of its scores. `score` gives (raw − mean) / std."""
+
+    scorer: Scorer
+    tokenizer: Tokenizer
+    mean: float
+    std: float
+
+    @torch.no_grad()
+    def score(self, sequences: Sequence[Sequence[int]], most: int = 8192) -> Tensor:
+        """Normalised scores (n,) of whole sequences, prompt and completion together."""
+        parts = []
+        for part in cut([len(s) for s in sequences], most):
+            packed = Packed.of([sequences[i] for i in part])
+            parts.append(self.scorer(packed, packed.last).score)
+        return (torch.cat(parts) - self.mean) / self.std
+
+    def normalise(self, sequences: Sequence[Sequence[int]]) -> None:
+        """Set the scale so that these sequences, samples of the reference policy, have mean 0 and deviation 1."""
+        raw = self.score(sequences) * self.std + self.mean
+        self.mean, self.std = float(raw.mean()), float(raw.std(correction=0).clamp_min(1e-6))
+
+
+def save_reward(reward: RewardModel, folder: Path) -> None:
+    """Write decoder (Hugging Face layout), head and scale into the folder."""
+    model = Model(decoder=merge(reward.scorer.decoder), tokenizer=reward.tokenizer, name=str(folder))
+    causal.save(model, folder)
+    save_file({"score.weight": reward.scorer.head.weight.detach().contiguous()}, folder / "score.safetensors")
+    (folder / "reward.json").write_text(json.dumps({"mean": reward.mean, "std": reward.std}))
+
+
+def load_reward(folder: Path) -> RewardModel:
+    """Read what `save_reward` wrote. Raises ModelError when the folder holds no reward model."""
+    if not (folder / "reward.json").exists():
+        raise ModelError(f"{folder} holds no reward model (no reward.json): give the folder a reward run left")
+    model = causal.load(folder)
+    scale = json.loads((folder / "reward.json").read_text())
+    head = Head(load_file(folder / "score.safetensors")["score.weight"])
+    return RewardModel(Scorer(model.decoder, head), model.tokenizer, scale["mean"], scale["std"])
+
+
+@torch.no_grad()
+def margins(reward: RewardModel, rankings: Sequence[Ranking]) -> Tensor:
+    """Score of the better minus score of the worse, for every decided pair of every ranking, (P,)."""
+    scores = reward.score([s for r in rankings for s in r.sequences])
+    out: list[Tensor] = []
+    for r, part in zip(rankings, scores.split([len(r.sequences) for r in rankings]), strict=True):
+        k = range(len(r.ranks))
+        out += [part[i] - part[j] for i in k for j in k if r.ranks[i] < r.ranks[j]]
+    return torch.stack(out) if out else torch.zeros(0)
+
+
+def train_reward(
+    model: Model,
+    rankings: Sequence[Ranking],
+    config: RewardConfig,
+    run: Run,
+    *,
+    evaluation: Sequence[Ranking] = (),
+    start: RewardModel | None = None,
+    reference: Sequence[Sequence[int]] = (),
+) -> RewardModel:
+    """Train a branch of the model, or of an earlier reward model (`start`), on rankings.
+
+    `reference`: sequences of the reference policy that set the scale; without them the rankings' own completions do.
+    Resumes by itself when the run has a checkpoint. Raises TrainingError when no ranking decides anything.
+    """
+    if not any(r.target not in (None, 0.5) or len(set(r.ranks)) > 1 for r in rankings):
+        raise TrainingError(f"nothing to learn from: none of the {len(rankings)} rankings prefers one completion")
+    generator = torch.Generator().manual_seed(config.seed)
+    decoder = branch(model.decoder if start is None else start.scorer.decoder, config.train, generator)
+    width = decoder.head_weight().shape[1]
+    head = Head.reward(width, generator) if start is None else Head(start.scorer.head.weight.detach().clone())
+    reward = RewardModel(Scorer(decoder, head), model.tokenizer, 0.0, 1.0)
+    learner = Learner(trainable(decoder) | {"head": head.weight}, config.optimizer, config.steps)
+    restored = run.restore()
+    if restored is not None:
+        learner.load(restored[1]["learner"])
+    with run.interruptible(), progress("Reward model", config.steps) as report:
+        for step in range(learner.step + 1, config.steps + 1):
+            chosen = [rankings[i] for i in pick(len(rankings), config.batch_size, step - 1, config.seed)]
+            parts = cut([r.tokens for r in chosen], config.micro_tokens)
+            groups = [Groups.of([chosen[i] for i in part], config) for part in parts]
+            metrics = learner.update(Part(groups, lambda g: reward_loss(reward.scorer, g, config)))
+            if evaluation and config.evaluate_every and step % config.evaluate_every == 0:
+                metrics["reward/evaluation_accuracy"] = float((margins(reward, evaluation) > 0).float().mean())
+            run.log(step, metrics)
+            if step % config.save_every == 0 or run.stop_requested:
+                run.save(step, {"learner": learner.save()})
+            if run.stop_requested:
+                raise Interrupted(f"stopped after step {step} of {config.steps}; go on with --resume {run.id}")
+            report(step, f"loss {metrics['reward/loss']:.3f} accuracy {metrics['reward/accuracy']:.2f}")
+    reward.normalise(reference or [s for r in rankings[:256] for s in r.sequences])
+    save_reward(reward, run.final)
+    return reward

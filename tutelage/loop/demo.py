@@ -1,0 +1,340 @@
+"""The whole loop in one command, on real text: continue the opening of a film review so that readers like it.
+
+The task is the field's classic (Ziegler et al. 2019; the DPO paper's sentiment task). The annotators are simulated
+unless you say `--annotator me`: several people with their own noise and taste around a judge fitted on one half of the
+reviews. The reward model never sees the blind judges: one fitted on the other half, and VADER.
+
+    tutelage demo
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+import yaml
+
+from tutelage.config import Section
+from tutelage.errors import Interrupted, TutelageError
+from tutelage.feedback.simulated import Panel, default_panel
+from tutelage.feedback.store import Store
+from tutelage.judge.sentiment import SentimentJudge, fit_sentiment
+from tutelage.learn.learner import OptimizerConfig
+from tutelage.learn.ppo import PPOConfig, ppo
+from tutelage.learn.reward import Ranking, RewardConfig, RewardModel, load_reward, render, train_reward
+from tutelage.learn.rollout import EndRule, Rollout, Shaping
+from tutelage.learn.sft import SFTConfig, sft
+from tutelage.loop.reviews import Halves, Review, fetch_reviews, halves, made_reviews
+from tutelage.model import causal
+from tutelage.model.adapters import Top
+from tutelage.model.batch import Example
+from tutelage.model.causal import Model
+from tutelage.model.download import get
+from tutelage.model.heads import relink
+from tutelage.progress import progress
+from tutelage.records import Comparison, Completion, Prompt, Source
+from tutelage.runs import Run
+from tutelage.sample.engine import Engine
+from tutelage.sample.sampler import Sampled, SamplingParams
+
+if TYPE_CHECKING:
+    from tutelage.loop.demo_report import Outcome
+
+TOP = Top(layers=10)
+SAMPLING = SamplingParams(max_tokens=24)
+
+Annotate = Callable[[Prompt, Sequence[Completion]], Comparison | None]
+
+
+class DemoConfig(Section):
+    """The demo: sizes that fit its time, and the settings of each stage."""
+
+    seed: int = 0
+    model: str = "smollm2-135m"
+    """The pretrained model; `tiny` for the miniature."""
+    annotator: Literal["panel", "me"] = "panel"
+    """Who ranks: the simulated panel, or you at this terminal."""
+    labelled_prompts: int = 320
+    """Prompts whose completions are ranked."""
+    completions: int = 4
+    """Completions per prompt, K."""
+    evaluation_prompts: int = 200
+    """Prompts of the blind evaluation, never trained on."""
+    review_tokens: int = 24
+    """Longest review that is trained on, in tokens."""
+    sft: SFTConfig = SFTConfig(steps=40, batch_size=32, train=TOP, optimizer=OptimizerConfig(learning_rate=2e-4))
+    preference: RewardConfig = RewardConfig(
+        steps=40, batch_size=16, train=TOP, evaluate_every=0, optimizer=OptimizerConfig(learning_rate=2e-4)
+    )
+    """The reward model's first training, on pairs made from the reviews' own labels (Bai et al. 2022, section 4)."""
+    reward: RewardConfig = RewardConfig(
+        steps=40, batch_size=8, train=TOP, evaluate_every=0, optimizer=OptimizerConfig(learning_rate=1e-4)
+    )
+    ppo: PPOConfig = PPOConfig(
+        steps=16,
+        batch_size=64,
+        epochs=2,
+        sampling=SAMPLING,
+        critic="features",
+        train=TOP,
+        shaping=Shaping(end=EndRule(kind="penalty", value=1.0)),
+        optimizer=OptimizerConfig(learning_rate=1e-4, schedule="constant"),
+        evaluate_every=0,
+        save_every=4,
+    )
+
+    @classmethod
+    def miniature(cls, seed: int = 0) -> "DemoConfig":
+        """The same path in a minute on a model that knows nothing: for checks, not for results."""
+        top = Top(layers=1)
+        few = {"steps": 4, "batch_size": 8, "train": top}
+        return cls(
+            seed=seed,
+            model="tiny",
+            labelled_prompts=12,
+            evaluation_prompts=12,
+            review_tokens=80,
+            sft=SFTConfig(**few),
+            preference=RewardConfig(**few, evaluate_every=0),
+            reward=RewardConfig(**few, evaluate_every=0),
+            ppo=PPOConfig(
+                steps=3, batch_size=8, epochs=2, sampling=SamplingParams(max_tokens=16), critic="features", train=top
+            ),
+        )
+
+    def seeded(self) -> "DemoConfig":
+        """The same with every stage's seed set from this one."""
+        stages = {name: self.__dict__[name].model_copy(update={"seed": self.seed}) for name in STAGES}
+        return self.model_copy(update=stages)
+
+
+STAGES = ("sft", "preference", "reward", "ppo")
+
+
+@dataclass
+class Scene:
+    """Everything the demo works with."""
+
+    config: DemoConfig
+    folder: Path
+    base: Model
+    reviews: Halves
+    labeller: SentimentJudge
+    blind: SentimentJudge
+    panel: Panel
+    steps: list[tuple[str, str, float]] = field(default_factory=list)  # name, detail, seconds
+    runs: dict[str, Run] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, name: str, detail: str = "") -> Iterator[None]:
+        """Note how long a step took."""
+        since = time.monotonic()
+        yield
+        self.steps.append((name, detail, time.monotonic() - since))
+
+    def examples(self) -> list[tuple[Review, Example]]:
+        """Short reviews of the training side as prompt and continuation, with their end token."""
+        found = []
+        for review in self.reviews.first:
+            if review.short and len(review.words) > 5 and review.prompt.split == "train":
+                example = self.base.tokenizer.example(review.prompt, review.rest, max_tokens=512)
+                if len(example.tokens) <= self.config.review_tokens:
+                    found.append((review, example))
+        return found
+
+    def prompts(self, split: str, count: int) -> list[Prompt]:
+        """Different openings of one split. The evaluation's come from all reviews, the training's from its half."""
+        source = self.reviews.first if split == "train" else self.reviews.first + self.reviews.second
+        unique = {r.prompt.id: r.prompt for r in source if r.short and len(r.words) > 5 and r.prompt.split == split}
+        return list(unique.values())[:count]
+
+    def stage(self, name: str, config: Section, parents: Sequence[str]) -> Run:
+        """The stage's run: the one this folder already has with the same settings and parents, or a new one."""
+        journal = self.folder / "demo.json"
+        known = json.loads(journal.read_text()) if journal.exists() else {}
+        run = None
+        if name in known and (self.folder / "runs" / known[name] / "run.json").exists():
+            run = Run.open(self.folder / "runs" / known[name])
+            settings = yaml.safe_load((run.path / "config.yaml").read_text())
+            if run.facts["parents"] != list(parents) or settings != config.model_dump(mode="json"):
+                run = None
+        if run is None:
+            kind = "reward" if name == "preference" else name
+            run = Run.start(self.folder / "runs", kind, config, parents=parents, command="tutelage demo")
+            journal.write_text(json.dumps(known | {name: run.id}))
+        self.runs[name] = run
+        return run
+
+    @contextmanager
+    def working(self, run: Run, name: str, detail: str) -> Iterator[None]:
+        """Close the run with the status it earned, and note its time."""
+        try:
+            yield
+        except Interrupted:
+            run.finish("interrupted")
+            raise Interrupted("stopped; everything is saved. The same command goes on from here.") from None
+        except TutelageError:
+            run.finish("failed")
+            raise
+        run.finish("done")
+        self.steps.append((name, detail, run.facts["seconds"]))
+
+
+def set_scene(config: DemoConfig, folder: Path) -> Scene:
+    """Fetch model and text, and fit the two judges on different halves of the reviews."""
+    since = time.monotonic()
+    mini = config.model == "tiny"
+    if config.model == "smollm2-135m":
+        get(config.model)
+    base = causal.load(config.model)
+    reviews = halves(made_reviews(600) if mini else fetch_reviews())
+    fetched = time.monotonic()
+
+    def fit(side: Sequence[Review]) -> SentimentJudge:
+        return fit_sentiment([r.text for r in side], [int(r.positive) for r in side], seed=0)
+
+    labeller, blind = fit(reviews.first), fit(reviews.second)
+    scene = Scene(config, folder, base, reviews, labeller, blind, default_panel(labeller.score))
+    scene.steps.append(("Fetch", "the pretrained model and the reviews", fetched - since))
+    scene.steps.append(("Judges", "two, each fitted on its own half of the reviews", time.monotonic() - fetched))
+    return scene
+
+
+def fine_tune(scene: Scene) -> Model:
+    """SFT on short reviews of the training half."""
+    config = scene.config.sft
+    run = scene.stage("sft", config, ())
+    if run.facts["status"] == "done":
+        model = causal.load(run.final)
+        relink(model.decoder, scene.base.decoder)
+        return model
+    examples = [example for _, example in scene.examples()]
+    with scene.working(run, "SFT", f"{config.steps} steps of {config.batch_size} reviews"):
+        return sft(scene.base, examples, config, run)
+
+
+def sample(model: Model, prompts: Sequence[Prompt], k: int, params: SamplingParams, seed: int) -> list[list[Sampled]]:
+    """K completions of each prompt."""
+    tokens = [ids for ids in (model.tokenizer.prompt(p) for p in prompts) for _ in range(k)]
+    with progress("Sampling", len(tokens)) as report:
+        engine = Engine(model.decoder, model.tokenizer.end)
+        sampled = engine.generate(tokens, params, seed=seed, progress=report)
+    return [sampled[i : i + k] for i in range(0, len(sampled), k)]
+
+
+def completions(model: Model, sampled: Sequence[Sampled], run: Run, seed: int) -> list[Completion]:
+    """Samples as records."""
+    source = Source(model=model.name, run=run.id, seed=seed, sampling=SAMPLING.model_dump())
+    return [Completion(text=model.tokenizer.decode(s.tokens), finish=s.finish, source=source) for s in sampled]
+
+
+def collect(scene: Scene, policy: Model, store: Store, annotate: Annotate | None) -> list[Comparison]:
+    """Rankings of the policy's completions, from the panel or from the person at the terminal; kept in the store."""
+    have = list(store.comparisons("train"))
+    prompts = scene.prompts("train", scene.config.labelled_prompts)
+    done = {c.prompt.id for c in have}
+    todo = [p for p in prompts if p.id not in done]
+    if not todo:
+        return have
+    k, seed = scene.config.completions, scene.config.seed
+    person = annotate is not None
+    with scene.timed("Rankings", f"{len(prompts)} prompts, {k} completions each"):
+        for start in range(0, len(todo), 4 if person else len(todo)):
+            part = todo[start : start + (4 if person else len(todo))]
+            groups = sample(policy, part, k, scene.config.ppo.sampling, seed + len(done) + start)
+            for prompt, group in zip(part, groups, strict=True):
+                texts = completions(policy, group, scene.runs["sft"], seed)
+                ranked = annotate(prompt, texts) if annotate is not None else panel_ranks(scene, prompt, texts)
+                if ranked is not None:
+                    store.add(ranked)
+    return list(store.comparisons("train"))
+
+
+def panel_ranks(scene: Scene, prompt: Prompt, texts: Sequence[Completion]) -> Comparison:
+    """One simulated person's ranking; who it is and what noise they have follow from the seed and the prompt."""
+    rng = np.random.default_rng([scene.config.seed, int(prompt.id[:8], 16)])
+    return scene.panel.compare(prompt, texts, rng)
+
+
+def label_pairs(scene: Scene) -> list[Ranking]:
+    """Pairs made from the reviews' own labels: a liked film's review above a disliked one's."""
+    rows = scene.examples()
+    liked = [e.tokens for r, e in rows if r.positive]
+    other = [e.tokens for r, e in rows if not r.positive]
+    pairs = zip(liked, other, strict=False)
+    return [Ranking(sequences=pair, ranks=(1, 2), target=None, strength=None) for pair in pairs]
+
+
+def train_rewards(scene: Scene, policy: Model, comparisons: Sequence[Comparison]) -> RewardModel:
+    """The reward model: first on pairs from human labels, then on the rankings."""
+    start = None
+    for name, config in (("preference", scene.config.preference), ("reward", scene.config.reward)):
+        if config.steps == 0:
+            continue
+        parents = [scene.runs["preference" if start is not None else "sft"].id]
+        run = scene.stage(name, config, parents)
+        if run.facts["status"] == "done":
+            reward = load_reward(run.final)
+            relink(reward.scorer.decoder, scene.base.decoder)
+        else:
+            if name == "preference":
+                rankings = label_pairs(scene)
+            else:
+                rankings = [render(c, policy.tokenizer, config.max_tokens) for c in comparisons]
+                run.record({"comparisons": len(comparisons), "annotators": _counts(comparisons)})
+            title = "Reward model, pairs from labels" if name == "preference" else "Reward model, rankings"
+            with scene.working(run, title, f"{config.steps} steps of {config.batch_size}"):
+                reward = train_reward(policy, rankings, config, run, start=start)
+        start = reward
+    assert start is not None
+    return start
+
+
+def _counts(comparisons: Sequence[Comparison]) -> dict[str, int]:
+    names = [c.annotator.name for c in comparisons]
+    return {name: names.count(name) for name in sorted(set(names))}
+
+
+def optimise(scene: Scene, policy: Model, reward: RewardModel) -> Model:
+    """PPO against the reward model, with both judges watching but not speaking."""
+    config = scene.config.ppo
+    run = scene.stage("ppo", config, [scene.runs["sft"].id, scene.runs["reward"].id])
+    if run.facts["status"] == "done":
+        model = causal.load(run.final)
+        relink(model.decoder, scene.base.decoder)
+        return model
+    tokenizer = policy.tokenizer
+    prompts = [tokenizer.prompt(p) for p in scene.prompts("train", 10_000)]
+
+    def watch(rollout: Rollout) -> dict[str, float]:
+        texts = [tokenizer.decode(s) for s in rollout.sequences]
+        return {
+            "ppo/gold_labeller": float(scene.labeller.score(texts).mean()),
+            "ppo/gold_unseen": float(scene.blind.score(texts).mean()),
+            "ppo/liked_unseen": float((scene.blind.score(texts) > 0).mean()),
+        }
+
+    with scene.working(run, "PPO", f"{config.steps} steps of {config.batch_size} episodes, {config.epochs} epochs"):
+        return ppo(policy, reward, prompts, config, run, watch=watch)
+
+
+def demo(config: DemoConfig, folder: Path, annotate: Annotate | None = None) -> "Outcome":
+    """Run the whole loop in the folder, or go on where it stopped; returns the figures the command prints."""
+    from tutelage.loop.demo_report import conclude
+
+    since = time.monotonic()
+    config = config.seeded()
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(config.seed)
+    scene = set_scene(config, folder)
+    policy = fine_tune(scene)
+    with Store(str(folder / "tutelage.db")) as store:
+        comparisons = collect(scene, policy, store, annotate)
+    reward = train_rewards(scene, policy, comparisons)
+    tuned = optimise(scene, policy, reward)
+    return conclude(scene, policy, reward, tuned, comparisons, since)

@@ -1,0 +1,106 @@
+"""What the networks read: packed rows of tokens, without padding.
+
+Legend: T tokens of all sequences laid end to end, N sequences, M chosen positions, P pairs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Packed:
+    """N sequences laid end to end. Positions restart at 0 with each, and no sequence sees another."""
+
+    tokens: Tensor  # (T,) int64
+    positions: Tensor  # (T,) int64
+    lengths: tuple[int, ...]  # N of them, sum T
+
+    @classmethod
+    def of(cls, sequences: Sequence[Sequence[int]]) -> "Packed":
+        """Lay the sequences end to end. Raises ValueError when there are none or one is empty."""
+        lengths = tuple(len(s) for s in sequences)
+        if not lengths or min(lengths) == 0:
+            raise ValueError(f"need at least one sequence and no empty ones; lengths are {lengths}")
+        tokens = torch.tensor([t for s in sequences for t in s], dtype=torch.int64)
+        positions = torch.cat([torch.arange(n) for n in lengths])
+        return cls(tokens, positions, lengths)
+
+    @property
+    def starts(self) -> Tensor:
+        """(N,) int64: where each sequence begins."""
+        return torch.tensor((0, *self.lengths[:-1])).cumsum(0)
+
+    @property
+    def last(self) -> Tensor:
+        """(N,) int64: the index of each sequence's last token."""
+        return torch.tensor(self.lengths).cumsum(0) - 1
+
+    def to(self, device: torch.device) -> "Packed":
+        """The same on another device."""
+        return Packed(self.tokens.to(device), self.positions.to(device), self.lengths)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One tokenized sequence and which of its tokens are to be predicted."""
+
+    tokens: tuple[int, ...]
+    train: tuple[bool, ...]  # same length; train[0] must be False: nothing comes before it
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Packed sequences and the M tokens whose prediction counts."""
+
+    packed: Packed
+    index: Tensor  # (M,) int64 into the packed tokens: the position that predicts
+    target: Tensor  # (M,) int64: the token predicted, tokens[index + 1]
+    segment: Tensor  # (M,) int64: which sequence it is in
+
+    @classmethod
+    def of(cls, examples: Sequence[Example]) -> "Batch":
+        """Pack examples. Raises ValueError when an example trains on its first token or nothing is trained."""
+        if any(e.train[0] for e in examples):
+            raise ValueError("an example trains on its first token, which nothing predicts")
+        packed = Packed.of([e.tokens for e in examples])
+        mask = torch.tensor([flag for e in examples for flag in e.train])
+        place = mask.nonzero()[:, 0]
+        if not len(place):
+            raise ValueError("no token of this batch is trained: check the masks and the maximum length")
+        segment = torch.repeat_interleave(torch.arange(len(packed.lengths)), torch.tensor(packed.lengths))
+        return cls(packed, place - 1, packed.tokens[place], segment[place])
+
+    @property
+    def units(self) -> int:
+        """The number of tokens that count, M."""
+        return len(self.target)
+
+
+def pick(total: int, size: int, step: int, seed: int) -> list[int]:
+    """The items of batch number `step` of an endless, reshuffled pass over `total` items.
+
+    A function of its arguments alone, so that a resumed run needs no cursor but the step.
+    """
+    chosen: list[int] = []
+    at = step * size
+    while len(chosen) < size:
+        epoch, offset = divmod(at + len(chosen), total)
+        order = torch.randperm(total, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+        chosen += order[offset : offset + size - len(chosen)].tolist()
+    return chosen
+
+
+def cut(lengths: Sequence[int], most: int) -> list[list[int]]:
+    """Indices of items cut into consecutive groups of at most `most` tokens each (an item longer than that goes alone)."""
+    groups: list[list[int]] = []
+    filled = most + 1
+    for i, length in enumerate(lengths):
+        if filled + length > most:
+            groups.append([])
+            filled = 0
+        groups[-1].append(i)
+        filled += length
+    return groups

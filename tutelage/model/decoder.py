@@ -1,0 +1,255 @@
+"""A decoder of the Llama family one can read in a sitting: RMSNorm, rotary positions, grouped queries, SwiGLU.
+
+Serves Llama, SmolLM2, Mistral, Qwen2, Qwen2.5 and Qwen3. It works on packed rows (`batch.Packed`): no linear layer
+sees padding. Weights, norms and the residual stream are fp32; matrix products run in `compute` (bf16 where the
+machine gains from it, else fp32). Networks may share layers: see `adapters.py`.
+
+Legend: T tokens, H hidden size, A heads, G key/value heads, D head size.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.graph import increment_version
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
+
+from tutelage.model.batch import Packed
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The shape of a decoder, in Hugging Face's own terms."""
+
+    family: str  # llama, mistral, qwen2 or qwen3
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rope_theta: float
+    rms_norm_eps: float
+    tie_embeddings: bool
+    context: int
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    sliding_window: int | None = None
+    rope_scaling: dict[str, float | str] | None = None  # None, or rope_type llama3 or linear with their factors
+
+
+def _note_step(optimizer: Optimizer, *_: Any) -> None:
+    """Count a step in its weights' versions, which `Linear.low` reads and fused optimisers leave as they were."""
+    for group in optimizer.param_groups:
+        increment_version(group["params"])
+
+
+register_optimizer_step_post_hook(_note_step)
+
+
+class Linear(nn.Module):
+    """A matrix product in the compute dtype over an fp32 weight, with an optional low-rank adapter (LoRA)."""
+
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None = None) -> None:
+        super().__init__()
+        self.weight = weight  # (out, in)
+        self.bias = bias
+        self.lora_a: nn.Parameter | None = None  # (rank, in)
+        self.lora_b: nn.Parameter | None = None  # (out, rank)
+        self.lora_scale = 0.0
+        self.compute = torch.float32
+        self._low: tuple[tuple[int, int], Tensor] | None = None  # (state of the weight, its copy in the compute dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, in) in any dtype → (…, out) in the compute dtype."""
+        x = x.to(self.compute)
+        out = F.linear(x, self.low(), None if self.bias is None else self.bias.to(self.compute))
+        if self.lora_a is not None and self.lora_b is not None:
+            out = out + F.linear(F.linear(x, self.lora_a.to(x.dtype)), self.lora_b.to(x.dtype)) * self.lora_scale
+        return out
+
+    def low(self) -> Tensor:
+        """The weight in the compute dtype. A copy is kept while the weight stands still; gradients reach the weight."""
+        if self.weight.dtype == self.compute:
+            return self.weight
+        if self.weight.requires_grad and torch.is_grad_enabled():
+            return self.weight.to(self.compute)
+        state = (self.weight._version, self.weight.data_ptr())  # the place too: a copy or move of it counts anew
+        if self._low is None or self._low[0] != state or self._low[1].dtype != self.compute:
+            self._low = (state, self.weight.detach().to(self.compute))
+        return self._low[1]
+
+    def lend(self, other: "Linear") -> None:
+        """Let a layer over the same frozen weight use the same low-precision copy."""
+        with torch.no_grad():
+            self.low()
+        other._low = self._low
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_low": None}  # copies of the layer make their own
+
+
+class RMSNorm(nn.Module):
+    """Zhang and Sennrich 2019, in fp32."""
+
+    def __init__(self, weight: nn.Parameter, eps: float) -> None:
+        super().__init__()
+        self.weight, self.eps = weight, eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, n) → (…, n) fp32."""
+        return F.rms_norm(x.float(), (x.shape[-1],), self.weight, self.eps)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions (Su et al. 2021), halves split as Hugging Face does. x (T, A, D); cos, sin (T, 1, D/2)."""
+    a, b = x.float().chunk(2, -1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1).to(x.dtype)
+
+
+def inverse_frequencies(config: DecoderConfig) -> Tensor:
+    """(D/2,) fp32 rotation per position, with Llama 3's or linear scaling where the config asks for it."""
+    inv = 1.0 / config.rope_theta ** (torch.arange(0, config.head_dim, 2).float() / config.head_dim)
+    scaling = config.rope_scaling
+    if scaling is None:
+        return inv
+    factor = float(scaling["factor"])
+    if scaling["rope_type"] == "linear":
+        return inv / factor
+    low, high = float(scaling["low_freq_factor"]), float(scaling["high_freq_factor"])
+    turns = float(scaling["original_max_position_embeddings"]) * inv / (2 * math.pi)
+    smooth = ((turns - low) / (high - low)).clamp(0, 1)
+    return inv / factor * (1 - smooth) + inv * smooth
+
+
+class Block(nn.Module):
+    """One layer, in two halves around attention, so that training and decoding call the same code."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        c = self.config = config
+
+        def parameter(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(*shape))
+
+        width = (c.num_heads + 2 * c.num_kv_heads) * c.head_dim
+        self.attention_norm = RMSNorm(parameter(c.hidden_size), c.rms_norm_eps)
+        self.qkv = Linear(parameter(width, c.hidden_size), parameter(width) if c.qkv_bias else None)
+        self.q_norm = RMSNorm(parameter(c.head_dim), c.rms_norm_eps) if c.qk_norm else None
+        self.k_norm = RMSNorm(parameter(c.head_dim), c.rms_norm_eps) if c.qk_norm else None
+        self.out = Linear(parameter(c.hidden_size, c.num_heads * c.head_dim))
+        self.mlp_norm = RMSNorm(parameter(c.hidden_size), c.rms_norm_eps)
+        self.gate_up = Linear(parameter(2 * c.intermediate_size, c.hidden_size))
+        self.down = Linear(parameter(c.hidden_size, c.intermediate_size))
+
+    def before(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Hidden x (T, H) fp32 → rotated q (T, A, D), rotated k (T, G, D), v (T, G, D)."""
+        c = self.config
+        qkv = self.qkv(self.attention_norm(x)).view(-1, c.num_heads + 2 * c.num_kv_heads, c.head_dim)
+        q, k, v = torch.split(qkv, [c.num_heads, c.num_kv_heads, c.num_kv_heads], 1)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+        return rotate(q, cos, sin), rotate(k, cos, sin), v
+
+    def after(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Hidden x (T, H) and what attention gave (T, A·D) → the next hidden (T, H) fp32."""
+        x = x + self.out(attended)
+        gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, -1)
+        grown: Tensor = x + self.down(F.silu(gate) * up)
+        return grown
+
+
+class Attention:
+    """Causal attention inside each of the packed sequences. Only here are rows padded, to one rectangle."""
+
+    def __init__(self, lengths: Sequence[int], window: int | None, device: torch.device) -> None:
+        self.n, self.longest = len(lengths), max(lengths)
+        self.index: Tensor | None = None  # (T,) place of each token in the rectangle; None: it is full
+        if min(lengths) != self.longest:
+            rows = [torch.arange(n) + i * self.longest for i, n in enumerate(lengths)]
+            self.index = torch.cat(rows).to(device)
+        self.mask: Tensor | None = None
+        if window is not None and self.longest > window:
+            at = torch.arange(self.longest, device=device)
+            self.mask = (at[:, None] >= at) & (at[:, None] - at < window)
+
+    def spread(self, x: Tensor) -> Tensor:
+        """(T, A, D) → (N, A, longest, D)."""
+        if self.index is not None:
+            x = x.new_zeros(self.n * self.longest, *x.shape[1:]).index_copy(0, self.index, x)
+        return x.view(self.n, self.longest, *x.shape[1:]).transpose(1, 2)
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q (T, A, D); k, v (T, G, D) → (T, A·D)."""
+        out = F.scaled_dot_product_attention(
+            self.spread(q), self.spread(k), self.spread(v), self.mask, is_causal=self.mask is None, enable_gqa=True
+        )
+        out = out.transpose(1, 2).reshape(self.n * self.longest, -1)
+        return out if self.index is None else out.index_select(0, self.index)
+
+
+class Decoder(nn.Module):
+    """Tokens to hidden states. `heads.py` turns those into log-probabilities or scalars."""
+
+    inverse: Tensor
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = RMSNorm(nn.Parameter(torch.empty(config.hidden_size)), config.rms_norm_eps)
+        self.lm_head = None if config.tie_embeddings else Linear(nn.Parameter(torch.empty_like(self.embed.weight)))
+        self.compute = torch.float32
+        self.register_buffer("inverse", inverse_frequencies(config), persistent=False)
+
+    def initialise(self, generator: torch.Generator, std: float = 0.02) -> "Decoder":
+        """Random weights N(0, std), norms 1, biases 0, as the Llama family starts. For tiny models and tests."""
+        with torch.no_grad():
+            for name, p in self.named_parameters():
+                if "norm" in name:
+                    p.fill_(1.0)
+                elif name.endswith("bias"):
+                    p.zero_()
+                else:
+                    p.normal_(0, std, generator=generator)
+        return self
+
+    def compute_in(self, dtype: torch.dtype) -> "Decoder":
+        """Run matrix products in this dtype; the weights stay fp32."""
+        self.compute = dtype
+        for module in self.modules():
+            if isinstance(module, Linear):
+                module.compute = dtype
+        return self
+
+    def head_weight(self) -> Tensor:
+        """(V, H) fp32: the output matrix, tied to the embedding or its own."""
+        return self.embed.weight if self.lm_head is None else self.lm_head.weight
+
+    def rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions (T,) → cos, sin (T, 1, D/2) fp32."""
+        angle = positions[:, None, None].float() * self.inverse
+        return angle.cos(), angle.sin()
+
+    def run(self, packed: Packed, start: int, stop: int, hidden: Tensor | None = None) -> Tensor:
+        """Layers start to stop over the packed rows; hidden (T, H) is the input of layer `start`, None to embed."""
+        x = self.embed(packed.tokens) if hidden is None else hidden
+        if start >= stop:
+            return x
+        attention = Attention(packed.lengths, self.config.sliding_window, x.device)
+        cos, sin = self.rotation(packed.positions)
+        for layer in self.layers[start:stop]:
+            assert isinstance(layer, Block)
+            x = layer.after(x, attention(*layer.before(x, cos, sin)))
+        return x
+
+    def forward(self, packed: Packed, hidden: Tensor | None = None, start: int = 0) -> Tensor:
+        """Packed rows → normed hidden states (T, H) fp32. With `hidden`, begin at layer `start` from there."""
+        x: Tensor = self.norm(self.run(packed, start, len(self.layers), hidden))
+        return x

@@ -1,0 +1,192 @@
+"""The only file that turns choices into implementations: settings and records in, a finished run out."""
+
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tutelage import history
+from tutelage.errors import DataError, RunError
+from tutelage.folder import Core, ProjectFolder
+from tutelage.history import RunInfo
+from tutelage.learn.ppo import ppo
+from tutelage.learn.reward import Ranking, load_reward, render, train_reward
+from tutelage.learn.sft import sft
+from tutelage.model import causal
+from tutelage.model.batch import Example
+from tutelage.model.causal import Model, fingerprint
+from tutelage.progress import progress
+from tutelage.questions import Question, write_questions
+from tutelage.records import Comparison, Completion, Demonstration, Prompt, Source
+from tutelage.runs import Run
+from tutelage.sample.engine import Engine
+from tutelage.sample.sampler import Sampled, SamplingParams
+from tutelage.stage import Stage, Tally, fitting, stage
+
+
+def run_sft(folder: ProjectFolder, flags: Mapping[str, Any], *, resume: str | None = None) -> Run:
+    """Fine-tune the project's model on the store's demonstrations of the training split."""
+    with stage(folder, "sft", flags, resume=resume) as s:
+        config = s.settings.sft
+        model = causal.load(folder.model(s.settings))
+
+        def example(d: Demonstration) -> Example:
+            return model.tokenizer.example(d.prompt, d.text, max_tokens=config.max_tokens)
+
+        people, measured = Tally(), s.settings.evaluate.measured
+        with s.open_store() as store:
+            total = store.count("demonstrations", "train")
+            training = people.of(s.take("demonstrations", total, store.demonstrations("train")))
+            examples = fitting(training, example)
+            held_out = fitting(s.take("held out", measured, store.demonstrations("evaluation")), example)
+        s.run.record({"store": s.settings.store, "annotators": people.rows()})
+        sft(model, examples, config, s.run, evaluation=held_out)
+    return s.run
+
+
+def run_reward(
+    folder: ProjectFolder, flags: Mapping[str, Any], *, start: str | None = None, resume: str | None = None
+) -> Run:
+    """Train a reward model on the store's rankings of the training split, from an sft run's model or the project's."""
+    with stage(folder, "reward", flags, resume=resume, parents=lambda: _given(folder, "sft", start)) as s:
+        config = s.settings.reward
+        model = _start_model(s)
+
+        def ranking(c: Comparison) -> Ranking:
+            return render(c, model.tokenizer, config.max_tokens)
+
+        people, measured = Tally(), s.settings.evaluate.measured
+        with s.open_store() as store:
+            total = store.count("comparisons", "train")
+            training = people.of(s.take("comparisons", total, store.comparisons("train")))
+            rankings = fitting(training, ranking)
+            decided = (c for c in store.comparisons("evaluation") if c.pairs())
+            held_out = fitting(s.take("held out", measured, decided), ranking)
+        s.run.record({"store": s.settings.store, "annotators": people.rows()})
+        train_reward(model, rankings, config, s.run, evaluation=held_out)
+    return s.run
+
+
+def run_ppo(
+    folder: ProjectFolder,
+    flags: Mapping[str, Any],
+    *,
+    start: str | None = None,
+    reward: str | None = None,
+    resume: str | None = None,
+) -> Run:
+    """Train an sft run's model against a reward run's, on the store's prompts of the training split."""
+
+    def parents() -> list[RunInfo]:
+        scorer = _given(folder, "reward", reward)
+        if not scorer:
+            raise RunError(f"there is no finished reward run in {folder.runs}: train one by `tutelage reward`")
+        return [*scorer, *_given(folder, "sft", start)]
+
+    with stage(folder, "ppo", flags, resume=resume, parents=parents) as s:
+        config = s.settings.ppo
+        model = _start_model(s)
+        scorer = load_reward(folder.runs / s.run.facts["parents"][0] / "model")
+        room = model.decoder.config.context - config.sampling.max_tokens
+
+        def tokens(prompt: Prompt) -> list[int]:
+            found = model.tokenizer.prompt(prompt)
+            if len(found) > room:
+                raise DataError(f"a prompt of {len(found)} tokens leaves no room in the context for an answer")
+            return found
+
+        def example(d: Demonstration) -> Example:
+            return model.tokenizer.example(d.prompt, d.text, max_tokens=s.settings.sft.max_tokens)
+
+        with s.open_store() as store:
+            total, measured = store.count("prompts", "train"), s.settings.evaluate.measured
+            prompts = fitting(s.take("prompts", total, store.prompts("train")), tokens)
+            held_out = fitting(s.take("held out", measured, store.prompts("evaluation")), tokens)
+            written = store.demonstrations("train") if config.ptx_weight else iter(())
+            ptx = fitting(s.take("demonstrations", store.count("demonstrations", "train"), written), example)
+        ppo(model, scorer, prompts, config, s.run, held_out=held_out, ptx=ptx)
+    return s.run
+
+
+def run_sample(
+    folder: ProjectFolder, flags: Mapping[str, Any], *, model: str | None, prompts: int, completions: int
+) -> tuple[Run, int]:
+    """Sample completions to rank from a run's model; returns the sampling run and how many questions it left."""
+    chosen = history.find_run(folder.runs, model) if model else newest_policy(folder)
+    with stage(folder, "sample", flags, resume=None, parents=lambda: [chosen] if chosen else []) as s:
+        policy = model_of(folder, s.settings, chosen)
+        with s.open_store() as store:
+            asked = list(islice(store.prompts("train"), prompts))
+        if not asked:
+            raise DataError("the store has no prompts: import some, e.g. `tutelage import prompts.jsonl`")
+        groups = generate(policy, asked, completions, s.settings.sampling, seed=s.settings.seed)
+        source = Source(
+            model=policy.name,
+            checkpoint=fingerprint(policy.decoder),
+            run=s.run.id,
+            seed=s.settings.seed,
+            sampling=s.settings.sampling.model_dump(),
+        )
+        questions = [q for p, g in zip(asked, groups, strict=True) if (q := _question(policy, p, g, source))]
+        write_questions(s.run.path, questions)
+        s.run.record({"prompts": len(asked), "questions": len(questions)})
+    return s.run, len(questions)
+
+
+def _question(policy: Model, prompt: Prompt, sampled: Sequence[Sampled], source: Source) -> Question | None:
+    """The different completions of a prompt; None when there are not two."""
+    texts = {policy.tokenizer.decode(one.tokens): one.finish for one in sampled}
+    if len(texts) < 2:
+        return None
+    made = tuple(Completion(text=text, finish=finish, source=source) for text, finish in texts.items())
+    return Question(prompt=prompt, completions=made)
+
+
+def generate(
+    model: Model, prompts: Sequence[Prompt], completions: int, params: SamplingParams, *, seed: int
+) -> list[list[Sampled]]:
+    """That many completions of each prompt."""
+    tokens = [ids for p in prompts for ids in [model.tokenizer.prompt(p)] * completions]
+    with progress("Sampling", len(tokens)) as report:
+        engine = Engine(model.decoder, model.tokenizer.end)
+        sampled = engine.generate(tokens, params, seed=seed, progress=report)
+    return [sampled[i : i + completions] for i in range(0, len(sampled), completions)]
+
+
+def newest_policy(folder: ProjectFolder) -> RunInfo | None:
+    """The newest finished ppo run, else the newest finished sft run, else None: the project's own model."""
+    return history.newest_done(folder.runs, "ppo") or history.newest_done(folder.runs, "sft")
+
+
+def model_of(folder: ProjectFolder, settings: Core, run: RunInfo | None) -> Model:
+    """A run's resulting model, or the project's model. Raises RunError when the run has not left one."""
+    if run is None:
+        return causal.load(folder.model(settings))
+    final = Run.open(run.path).final
+    if not final.is_dir():
+        raise RunError(f"{run.id} has left no model (status: {run.status}): finish it, or name another run")
+    return causal.load(final)
+
+
+def _start_model(s: Stage) -> Model:
+    parent = next((p for p in s.run.facts["parents"] if p.startswith("sft-")), None)
+    return model_of(s.folder, s.settings, history.find_run(s.folder.runs, parent) if parent else None)
+
+
+def _given(folder: ProjectFolder, kind: str, name: str | None) -> list[RunInfo]:
+    """The run named, or the newest finished one of the kind; none when there is none."""
+    if name is not None:
+        found = history.find_run(folder.runs, name)
+        if found.kind != kind:
+            raise RunError(f"{found.id} is a {found.kind} run; a {kind} run is needed here")
+        return [found]
+    newest = history.newest_done(folder.runs, kind)
+    return [newest] if newest else []
+
+
+def questions_path(folder: ProjectFolder, name: str | None) -> Path:
+    """The folder of the sampling run named, or of the newest. Raises RunError when there is none."""
+    runs = _given(folder, "sample", name)
+    if not runs:
+        raise RunError(f"there is nothing to rank in {folder.runs}: sample some by `tutelage sample`")
+    return runs[0].path
