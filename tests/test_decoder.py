@@ -119,6 +119,7 @@ def test_low_precision_copies_follow_copying_loading_and_replacing() -> None:
         kept = linear.low()
         assert linear.low() is kept  # made once
         twin = copy.deepcopy(decoder).layers[0].qkv
+        assert twin._low is None  # a copied network doesn't carry the other's copies as well
         twin.weight.fill_(2.0)
         assert twin.low().unique().tolist() == [2.0]
         decoder.load_state_dict(tiny_decoder(40, seed=1).state_dict())

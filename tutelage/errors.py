@@ -40,7 +40,7 @@ class CheckpointError(RunError):
     """A checkpoint is missing, incomplete, corrupt, or belongs to another run."""
 
 
-class Interrupted(RunError):
+class Interrupted(RunError):  # noqa: N818 - a wish of the user's, not an error
     """The user asked to stop. Everything is saved; the message says how to resume."""
 
 

@@ -11,6 +11,7 @@ import yaml
 
 from tutelage.errors import RunError
 from tutelage.runs import Run, is_held, read_facts
+from tutelage.settings import flat
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,16 @@ def newest_done(root: Path, kind: str) -> RunInfo | None:
     return next((r for r in list_runs(root, kind) if r.status == "done"), None)
 
 
+def find_of_kind(root: Path, kind: str, name: str | None) -> RunInfo:
+    """The run named, or the newest finished one. Raises RunError when there is none or it is of another kind."""
+    found = find_run(root, name) if name is not None else newest_done(root, kind)
+    if found is None:
+        raise RunError(f"there is no finished {kind} run in {root}: make one by `tutelage {kind}`")
+    if found.kind != kind:
+        raise RunError(f"{found.id} is a {found.kind} run, but a {kind} run is needed here")
+    return found
+
+
 def lineage(root: Path, run_id: str) -> Lineage:
     """The run and everything it came from. Raises RunError when the run itself is not there."""
     return _trace(root, find_run(root, run_id).id, ())
@@ -159,15 +170,6 @@ def last_numbers(path: Path) -> dict[str, Any]:
     if (path / "eval.json").exists():
         numbers |= flat(json.loads((path / "eval.json").read_text(encoding="utf-8")))
     return numbers
-
-
-def flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of nested dictionaries, as (dotted key, value)."""
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _side_by_side(columns: Sequence[dict[str, Any]]) -> dict[str, tuple[Any, ...]]:

@@ -22,10 +22,12 @@ class Report(Protocol):
 def progress(description: str, total: int) -> Iterator[Report]:
     """A bar for `total` pieces of work; yields the function to report with."""
     if not console.is_terminal:
-        every = max(1, total // 4)
+        quarter = 0
 
         def lines(done: int, note: str = "") -> None:
-            if done == total or done % every == 0:
+            nonlocal quarter
+            if done == total or done * 4 // total > quarter:
+                quarter = done * 4 // total
                 print(f"{description}: {done}/{total} {note}".rstrip(), file=sys.stderr, flush=True)
 
         yield lines

@@ -89,6 +89,15 @@ def nested(flat: Mapping[str, Any]) -> Tree:
     return tree
 
 
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested dictionaries, as (dotted key, value): `nested` the other way round."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
 def merge(section: type[Section], under: Tree, over: Tree) -> Tree:
     """Both trees, `over` winning. Where there are several kinds of a section, another kind replaces the one below."""
     merged = dict(under)
@@ -104,9 +113,9 @@ def merge(section: type[Section], under: Tree, over: Tree) -> Tree:
     return merged
 
 
-def resolve(section: type[S], layers: Sequence[Layer]) -> S:
-    """Defaults, then the layers in order, as one checked section. Raises ConfigError, one line for each fault."""
-    merged = section().model_dump()
+def resolve(section: type[S], layers: Sequence[Layer], *, base: S | None = None) -> S:
+    """Defaults (or `base`), then the layers in order, as one checked section. Raises ConfigError, a line a fault."""
+    merged = (section() if base is None else base).model_dump()
     for layer in layers:
         merged = merge(section, merged, layer.values)
     try:
@@ -176,7 +185,8 @@ def _suggestion(path: Sequence[str], section: type[Section]) -> str:
         return f"it is a setting of another kind than this one: set '{'.'.join([*above, KIND])}' too"
     here = sorted({".".join(k[:depth]) for k in known if len(k) >= depth and k[: depth - 1] == above})
     anywhere = [".".join(k) for k in known]
-    near = difflib.get_close_matches(".".join(path), here, n=1)
+    names = {key.rsplit(".", 1)[-1]: key for key in here}
+    near = [names[name] for name in difflib.get_close_matches(path[-1], names, n=1)]
     near = near or [key for key in anywhere if key.endswith(f".{path[-1]}")][:1]
     return f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(here)}"
 
@@ -213,8 +223,10 @@ def _at(tree: Any, path: Sequence[str]) -> Any:
     return tree
 
 
-def from_flag(leaf: Leaf, text: str) -> Any:
+def from_flag(leaf: Leaf, text: Any) -> Any:
     """The value a flag's text stands for; pydantic turns it into the right type, or says why it can't."""
+    if not isinstance(text, str):
+        return text
     optional = type(None) in get_args(leaf.hint)
     if optional and text.lower() in ("none", "null"):
         return None

@@ -23,6 +23,7 @@ from tutelage.records import Annotator, Comparison, Demonstration
 from tutelage.runs import Run
 from tutelage.sample.sampler import SamplingParams
 
+NEWEST = "newest"
 T = TypeVar("T")
 U = TypeVar("U")
 L = TypeVar("L", Comparison, Demonstration)
@@ -47,6 +48,11 @@ class Settings(Core):
     evaluate: EvaluateConfig = EvaluateConfig()
 
 
+def open_store(folder: ProjectFolder, settings: Core) -> Store:
+    """A project's feedback."""
+    return Store(folder.store_url(settings))
+
+
 @dataclass(frozen=True)
 class Stage:
     """A run about to be worked on, with the settings it was started with."""
@@ -58,7 +64,11 @@ class Stage:
 
     def open_store(self) -> Store:
         """The project's feedback."""
-        return Store(self.folder.store_url(self.settings))
+        return open_store(self.folder, self.settings)
+
+    def few(self, count: int) -> int:
+        """How many of `count` held-out records are measured while training."""
+        return min(count, self.settings.evaluate.measured)
 
     def take(self, name: str, total: int, records: Iterable[T]) -> Iterator[T]:
         """The records, or on resumption as many as the run began with: the store only ever grows at its end.
@@ -84,7 +94,7 @@ def stage(
 ) -> Iterator[Stage]:
     """Start a run, or reopen one with the settings it has, and close it with the status it earned.
 
-    `resume` is None for a new run, empty for the newest unfinished one, else the id of one.
+    `resume` is None for a new run, "newest" for the newest unfinished one, else the id of one.
     """
     if resume is None:
         settings = folder.settings(Settings, flags)
@@ -94,7 +104,7 @@ def stage(
             raise RunError(
                 f"--resume goes on with the run's own settings; leave out {', '.join(f'--{k}' for k in flags)}"
             )
-        run = Run.open(history.find_unfinished(folder.runs, kind, resume or None).path)
+        run = Run.open(history.find_unfinished(folder.runs, kind, None if resume == NEWEST else resume).path)
         settings = ProjectFolder(folder.path, run.path / "config.yaml").settings(Settings)
     try:
         yield Stage(folder, settings, run, resumed=resume is not None)

@@ -18,10 +18,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
 from tutelage.questions import Question
-from tutelage.records import Annotator, Comparison, Completion, Prompt
+from tutelage.records import Annotator, Comparison, Completion, Prompt, content_id
 
+PIPE_WIDTH = 160  # columns where nobody watches, so that tables are not folded
 LONGEST_SECONDS = 300.0  # whoever takes longer has left the desk: idle time is not judging time
 HELP = "best first, e.g. 2 1 3 · ties: 2=1>3 · s skip · u undo · q quit"
 HELP_PAIR = "1 or 2 for the better · = tie · s skip · u undo · q quit"
@@ -36,7 +38,10 @@ class Answer:
 
     def print(self, *, as_json: bool) -> None:
         """Print the text; with `as_json` to standard error, and one line of JSON to standard output."""
-        Console(stderr=as_json, soft_wrap=True, highlight=False).print(self.text)
+        console = Console(stderr=as_json, highlight=False)
+        if not console.is_terminal:
+            console.width = PIPE_WIDTH
+        console.print(self.text, soft_wrap=isinstance(self.text, str), markup=False)
         if as_json:
             print(json.dumps(plain(self.figures), ensure_ascii=False, allow_nan=False), flush=True)
 
@@ -59,11 +64,21 @@ def plain(value: Any) -> Any:
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
     """A table whose cells are text as it stands."""
     made = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
-    for column in columns:
-        made.add_column(column, overflow="fold")
+    for place, column in enumerate(columns):
+        made.add_column(column, overflow="fold", no_wrap=place == 0)
     for row in rows:
-        made.add_row(*(escape("–" if cell is None else str(cell)) for cell in row))
+        made.add_row(*(Text("–" if cell is None else str(cell)) for cell in row))
     return made
+
+
+def number(value: Any) -> str:
+    """A figure to read: four significant digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def human(name: str) -> Annotator:
+    """A human annotator; the same name is always the same person."""
+    return Annotator(id=content_id("human", name), kind="human", name=name)
 
 
 class Quit(Exception):  # noqa: N818 - a wish, not an error
@@ -72,6 +87,11 @@ class Quit(Exception):  # noqa: N818 - a wish, not an error
 
 class Undo(Exception):  # noqa: N818
     """The person wants to take the last answer back."""
+
+
+def printable(text: str) -> str:
+    """The text without control characters: what a model writes must not steer the terminal."""
+    return "".join(c if c in "\n\t" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def read_line(single_key: bool) -> str:
@@ -174,9 +194,9 @@ class TerminalAnnotator:
     def _show(self, prompt: Prompt, texts: Sequence[str]) -> None:
         self._console.rule()
         for message in prompt.messages:
-            self._console.print(Panel(escape(message.content), title=message.role, title_align="left"))
+            self._console.print(Panel(escape(printable(message.content)), title=message.role, title_align="left"))
         for place, text in enumerate(texts, 1):
-            self._console.print(f"[bold cyan]{place}[/]  {escape(text.strip())}\n")
+            self._console.print(f"[bold cyan]{place}[/]  {escape(printable(text).strip())}\n")
         self._console.print(f"[dim]{HELP_PAIR if len(texts) == 2 else HELP}[/]")
 
 

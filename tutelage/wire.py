@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from tutelage import history
@@ -15,12 +14,15 @@ from tutelage.learn.sft import sft
 from tutelage.model import causal
 from tutelage.model.batch import Example
 from tutelage.model.causal import Model, fingerprint
+from tutelage.model.foreign import ForeignDecoder
+from tutelage.model.heads import relink
 from tutelage.progress import progress
 from tutelage.questions import Question, write_questions
 from tutelage.records import Comparison, Completion, Demonstration, Prompt, Source
 from tutelage.runs import Run
 from tutelage.sample.engine import Engine
-from tutelage.sample.sampler import Sampled, SamplingParams
+from tutelage.sample.hf import HFSampler
+from tutelage.sample.sampler import Sampled, Sampler, SamplingParams
 from tutelage.stage import Stage, Tally, fitting, stage
 
 
@@ -33,12 +35,12 @@ def run_sft(folder: ProjectFolder, flags: Mapping[str, Any], *, resume: str | No
         def example(d: Demonstration) -> Example:
             return model.tokenizer.example(d.prompt, d.text, max_tokens=config.max_tokens)
 
-        people, measured = Tally(), s.settings.evaluate.measured
+        people = Tally()
         with s.open_store() as store:
-            total = store.count("demonstrations", "train")
+            total, few = store.count("demonstrations", "train"), s.few(store.count("demonstrations", "evaluation"))
             training = people.of(s.take("demonstrations", total, store.demonstrations("train")))
             examples = fitting(training, example)
-            held_out = fitting(s.take("held out", measured, store.demonstrations("evaluation")), example)
+            held_out = fitting(s.take("held out", few, store.demonstrations("evaluation")), example)
         s.run.record({"store": s.settings.store, "annotators": people.rows()})
         sft(model, examples, config, s.run, evaluation=held_out)
     return s.run
@@ -48,20 +50,20 @@ def run_reward(
     folder: ProjectFolder, flags: Mapping[str, Any], *, start: str | None = None, resume: str | None = None
 ) -> Run:
     """Train a reward model on the store's rankings of the training split, from an sft run's model or the project's."""
-    with stage(folder, "reward", flags, resume=resume, parents=lambda: _given(folder, "sft", start)) as s:
+    with stage(folder, "reward", flags, resume=resume, parents=lambda: _sft_run(folder, start)) as s:
         config = s.settings.reward
         model = _start_model(s)
 
         def ranking(c: Comparison) -> Ranking:
             return render(c, model.tokenizer, config.max_tokens)
 
-        people, measured = Tally(), s.settings.evaluate.measured
+        people = Tally()
         with s.open_store() as store:
-            total = store.count("comparisons", "train")
+            total, few = store.count("comparisons", "train"), s.few(store.count("comparisons", "evaluation"))
             training = people.of(s.take("comparisons", total, store.comparisons("train")))
             rankings = fitting(training, ranking)
-            decided = (c for c in store.comparisons("evaluation") if c.pairs())
-            held_out = fitting(s.take("held out", measured, decided), ranking)
+            measured = s.take("held out", few, store.comparisons("evaluation"))
+            held_out = fitting((c for c in measured if c.pairs()), ranking)
         s.run.record({"store": s.settings.store, "annotators": people.rows()})
         train_reward(model, rankings, config, s.run, evaluation=held_out)
     return s.run
@@ -72,21 +74,19 @@ def run_ppo(
     flags: Mapping[str, Any],
     *,
     start: str | None = None,
-    reward: str | None = None,
+    scorer: str | None = None,
     resume: str | None = None,
 ) -> Run:
     """Train an sft run's model against a reward run's, on the store's prompts of the training split."""
 
     def parents() -> list[RunInfo]:
-        scorer = _given(folder, "reward", reward)
-        if not scorer:
-            raise RunError(f"there is no finished reward run in {folder.runs}: train one by `tutelage reward`")
-        return [*scorer, *_given(folder, "sft", start)]
+        return [history.find_of_kind(folder.runs, "reward", scorer), *_sft_run(folder, start)]
 
     with stage(folder, "ppo", flags, resume=resume, parents=parents) as s:
         config = s.settings.ppo
         model = _start_model(s)
-        scorer = load_reward(folder.runs / s.run.facts["parents"][0] / "model")
+        reward = load_reward(folder.runs / s.run.facts["parents"][0] / "model")
+        relink(reward.scorer.decoder, model.decoder)
         room = model.decoder.config.context - config.sampling.max_tokens
 
         def tokens(prompt: Prompt) -> list[int]:
@@ -99,12 +99,12 @@ def run_ppo(
             return model.tokenizer.example(d.prompt, d.text, max_tokens=s.settings.sft.max_tokens)
 
         with s.open_store() as store:
-            total, measured = store.count("prompts", "train"), s.settings.evaluate.measured
+            total, few = store.count("prompts", "train"), s.few(store.count("prompts", "evaluation"))
             prompts = fitting(s.take("prompts", total, store.prompts("train")), tokens)
-            held_out = fitting(s.take("held out", measured, store.prompts("evaluation")), tokens)
+            held_out = fitting(s.take("held out", few, store.prompts("evaluation")), tokens)
             written = store.demonstrations("train") if config.ptx_weight else iter(())
             ptx = fitting(s.take("demonstrations", store.count("demonstrations", "train"), written), example)
-        ppo(model, scorer, prompts, config, s.run, held_out=held_out, ptx=ptx)
+        ppo(model, reward, prompts, config, s.run, held_out=held_out, ptx=ptx, sampler=sampler_of(model))
     return s.run
 
 
@@ -142,14 +142,22 @@ def _question(policy: Model, prompt: Prompt, sampled: Sequence[Sampled], source:
     return Question(prompt=prompt, completions=made)
 
 
+def sampler_of(model: Model) -> Sampler:
+    """Our engine for decoders of our own, transformers for all others."""
+    match model.decoder:
+        case ForeignDecoder():
+            return HFSampler(model.decoder, model.tokenizer.end)
+        case _:
+            return Engine(model.decoder, model.tokenizer.end)
+
+
 def generate(
     model: Model, prompts: Sequence[Prompt], completions: int, params: SamplingParams, *, seed: int
 ) -> list[list[Sampled]]:
     """That many completions of each prompt."""
     tokens = [ids for p in prompts for ids in [model.tokenizer.prompt(p)] * completions]
     with progress("Sampling", len(tokens)) as report:
-        engine = Engine(model.decoder, model.tokenizer.end)
-        sampled = engine.generate(tokens, params, seed=seed, progress=report)
+        sampled = sampler_of(model).generate(tokens, params, seed=seed, progress=report)
     return [sampled[i : i + completions] for i in range(0, len(sampled), completions)]
 
 
@@ -173,20 +181,8 @@ def _start_model(s: Stage) -> Model:
     return model_of(s.folder, s.settings, history.find_run(s.folder.runs, parent) if parent else None)
 
 
-def _given(folder: ProjectFolder, kind: str, name: str | None) -> list[RunInfo]:
-    """The run named, or the newest finished one of the kind; none when there is none."""
-    if name is not None:
-        found = history.find_run(folder.runs, name)
-        if found.kind != kind:
-            raise RunError(f"{found.id} is a {found.kind} run; a {kind} run is needed here")
-        return [found]
-    newest = history.newest_done(folder.runs, kind)
-    return [newest] if newest else []
-
-
-def questions_path(folder: ProjectFolder, name: str | None) -> Path:
-    """The folder of the sampling run named, or of the newest. Raises RunError when there is none."""
-    runs = _given(folder, "sample", name)
-    if not runs:
-        raise RunError(f"there is nothing to rank in {folder.runs}: sample some by `tutelage sample`")
-    return runs[0].path
+def _sft_run(folder: ProjectFolder, name: str | None) -> list[RunInfo]:
+    """The sft run to start from: the one named, or the newest; none when there is none, for the project's own model."""
+    if name is None and history.newest_done(folder.runs, "sft") is None:
+        return []
+    return [history.find_of_kind(folder.runs, "sft", name)]

@@ -4,6 +4,7 @@ An accuracy alone says nothing: labels are noisy, so there is a ceiling, and ans
 there is a floor. Every function here that returns one gives its interval; pairs of one prompt count as one case.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -161,9 +162,9 @@ def flip_rate(agreement: float) -> float:
     Raises:
         DataError: an agreement outside 0.5 to 1, which independent noise cannot produce.
     """
-    if not 0.5 <= agreement <= 1:
+    if not 0.5 - 1e-9 <= agreement <= 1 + 1e-9:
         raise DataError(f"an agreement of {agreement}: independent flips give one between 0.5 and 1")
-    return (1 - float(np.sqrt(2 * agreement - 1))) / 2
+    return (1 - math.sqrt(max(0.0, 2 * agreement - 1))) / 2
 
 
 def agreement_with_labels(accuracy: float, flips: float) -> float:

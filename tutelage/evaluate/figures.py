@@ -41,6 +41,7 @@ STYLE = {
     "ytick.major.size": 0,
     "legend.frameon": False,
     "legend.fontsize": 9.5,
+    "text.parse_math": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "tutelage",
 }
@@ -48,7 +49,7 @@ STYLE = {
 
 @dataclass(frozen=True)
 class Line:
-    """One series of a chart; `low` and `high`, where given, shade its interval."""
+    """A series of a chart; `low` and `high`, where given, shade its interval. If x goes back and forth, dots only."""
 
     label: str
     x: tuple[float, ...]
@@ -110,8 +111,18 @@ def _plot(axes: "Axes", chart: Chart, line: Line, colour: str) -> str:
     if not finite:
         return f"{line.label}: no finite points."
     x, y = [line.x[i] for i in finite], [line.y[i] for i in finite]
-    marked = line.points or len(finite) == 1
-    axes.plot(x, y, color=colour, linewidth=2, marker="o" if marked else None, markersize=4.5, label=line.label)
+    cloud = sorted(x) != x
+    marked = line.points or cloud or len(finite) == 1
+    axes.plot(
+        x,
+        y,
+        color=colour,
+        linewidth=0 if cloud else 2,
+        alpha=0.7 if cloud else 1,
+        marker="o" if marked else None,
+        markersize=4.5,
+        label=line.label,
+    )
     if line.low:
         axes.fill_between(
             x, [line.low[i] for i in finite], [line.high[i] for i in finite], color=colour, alpha=0.14, lw=0

@@ -9,8 +9,9 @@ from tutelage.errors import RunError
 from tutelage.evaluate.figures import Chart, Line
 from tutelage.evaluate.report import Ancestor, Answer, Headline, Report, Sample, duration, number, write_report
 from tutelage.evaluate.statistics import Mean, Rate
-from tutelage.history import RunInfo, flat, info, lineage, settings_of
+from tutelage.history import RunInfo, info, lineage, settings_of
 from tutelage.runs import Run
+from tutelage.settings import flat
 
 STAGES = {"sft": "Supervised fine-tuning", "reward": "Reward model", "ppo": "Proximal policy optimisation"}
 SAMPLES = 12

@@ -1,5 +1,6 @@
 """Open a database by URL and bring its schema up to date: SQLite in WAL mode, or PostgreSQL through psycopg."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from tutelage.errors import StoreError
 from tutelage.feedback.tables import VERSION_TABLE
 
 BUSY_SECONDS = 60
+ALEMBIC = threading.Lock()  # it keeps the migration under way in a global of the module
 WRITER_LOCK = 7_846_120_031  # any constant: one writer at a time on PostgreSQL too
 POSTGRESQL_HELP = "PostgreSQL needs the driver psycopg: pip install 'tutelage[postgresql]'"
 ADVICE = {
@@ -36,7 +38,7 @@ def explained(url: URL) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        said = str(error.orig).strip()
+        said = " ".join(str(error.orig).split()).rstrip(".?")
         advice = next((a for sign, a in ADVICE.items() if sign.lower() in said.lower()), "")
         raise StoreError(f"The database {shown(url)}: {said}. {advice}".rstrip()) from error
 
@@ -87,7 +89,7 @@ def connect(url: URL) -> Engine:
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     try:
-        return create_engine(url)
+        return create_engine(url, pool_pre_ping=True)  # a server that was restarted is no error
     except ModuleNotFoundError as error:
         raise StoreError(POSTGRESQL_HELP) from error
 
@@ -143,7 +145,8 @@ def migrate(engine: Engine) -> None:
                 "a newer tutelage wrote it. Upgrade with: pip install --upgrade tutelage"
             )
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        with ALEMBIC:
+            command.upgrade(config, "head")
 
 
 def _scripts() -> tuple[ScriptDirectory, Config]:

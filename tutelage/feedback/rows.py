@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from tutelage.errors import StoreError
 from tutelage.feedback import tables
-from tutelage.records import Annotator, Comparison, Completion, Demonstration, Prompt, Rating, Source
+from tutelage.records import Annotator, Comparison, Completion, Demonstration, Prompt, Rating, Source, split_of
 
 Storable = Prompt | Demonstration | Comparison | Rating
 Values = dict[str, Any]
@@ -30,7 +30,8 @@ def insert(connection: Connection, records: Iterable[Storable]) -> int:
     for record in records:
         prompt = record if isinstance(record, Prompt) else record.prompt
         prompt_id = prompt.id
-        prompts.setdefault(prompt_id, {"id": prompt_id, "split": prompt.split, "body": prompt.model_dump_json()})
+        if prompt_id not in prompts:
+            prompts[prompt_id] = {"id": prompt_id, "split": split_of(prompt_id), "body": prompt.model_dump_json()}
         if isinstance(record, Prompt):
             asked.add(prompt_id)
             continue

@@ -7,8 +7,8 @@ so (`annotator.kind == "simulated"`). Each of them sees how a judge scores the t
 
 Sorted by u this is the Plackett-Luce model, for two texts Bradley-Terry: P(a before b) = 1 / (1 + exp(u_b - u_a)), the
 noise left out (Luce 1959; Yellott 1977 for the Gumbel form). Two neighbours whose u differ by less than `tie` are
-called equal; for two texts this is the model of Rao and Kupper (1967) with threshold e^tie. With probability `lapse` the
-annotator does not look, and the order is random.
+called equal; for two texts this is the model of Rao and Kupper (1967) with threshold e^tie. With probability `lapse`
+the annotator does not look, and the order is random.
 """
 
 from collections.abc import Callable, Sequence

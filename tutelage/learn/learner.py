@@ -133,3 +133,8 @@ class Learner:
                 p.copy_(state["weights"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = int(state["step"])
+
+
+def prefixed(prefix: str, metrics: Mapping[str, float]) -> dict[str, float]:
+    """The learner's own figures (`grad_norm`, `learning_rate`) under the algorithm's name; others have theirs."""
+    return {name if "/" in name else f"{prefix}/{name}": value for name, value in metrics.items()}

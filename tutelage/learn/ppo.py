@@ -21,7 +21,7 @@ from torch import Tensor
 from tutelage.config import Section
 from tutelage.errors import ConfigError, Interrupted, TrainingError
 from tutelage.learn.kl import KLConfig
-from tutelage.learn.learner import OptimizerConfig, Part
+from tutelage.learn.learner import OptimizerConfig, Part, prefixed
 from tutelage.learn.ppo_state import PPOState
 from tutelage.learn.reward import RewardModel
 from tutelage.learn.rollout import ActorCritic, Minibatch, RewardFunction, Rollout, Shaping, end_scores
@@ -30,12 +30,13 @@ from tutelage.model.adapters import Full, Train, merge
 from tutelage.model.batch import Example, cut, pick
 from tutelage.model.causal import Model, save
 from tutelage.model.maths import clipped_policy_loss, clipped_value_loss, explained_variance, kl_estimates
-from tutelage.progress import progress
+from tutelage.progress import console, progress
 from tutelage.runs import Run
 from tutelage.sample.sampler import Sampler, SamplingParams
 
-
 SAMPLER_GAP = 0.1  # nats, root mean square; 1e-5 is usual in fp32 and 1e-2 in bf16
+COLLAPSE = 3.0  # standard deviations below the reference's mean reward
+SURPRISE_ERRORS = 7.0  # standard errors by which the samples' surprise may miss the entropy
 
 
 class PPOConfig(Section):
@@ -73,6 +74,8 @@ class PPOConfig(Section):
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-5)
     evaluate_every: int = 10
     """Steps between measurements on held-out prompts; 0 for never."""
+    patience: int | None = None
+    """Stop after this many measurements in a row without a better held-out reward; none to go on to the last step."""
     keep: Literal["last", "best"] = "last"
     """Which policy is the result: the last, or the best by held-out reward within the KL budget."""
     save_every: int = 10
@@ -100,6 +103,8 @@ def ppo_loss(actor: ActorCritic, m: Minibatch, config: PPOConfig, shared: int) -
             "ppo/policy_loss": policy_loss,
             "ppo/value_loss": value_loss,
             "ppo/entropy": entropy.sum(),
+            "ppo/surprise": -m.old.sum(),
+            "ppo/surprise_excess_square": (m.old + entropy).square().sum(),
             "ppo/clip_fraction": ((ratio - 1).abs() > config.clip).float().sum(),
             "ppo/ratio": ratio.sum(),
             "ppo/ratio_square": ratio.square().sum(),
@@ -116,6 +121,7 @@ def rollout_metrics(rollout: Rollout, coefficient: float) -> dict[str, float]:
         "ppo/score": float(rollout.scores.mean()),
         "ppo/score_std": float(rollout.scores.std(correction=0)),
         "ppo/kl": float(rollout.sequence_kl.mean()),
+        "ppo/kl_std": float(rollout.sequence_kl.std(correction=0)),
         "ppo/kl_k2": float(kl.k2.sum() / len(lengths)),
         "ppo/kl_k3": float(kl.k3.sum() / len(lengths)),
         "ppo/kl_coefficient": coefficient,
@@ -153,28 +159,39 @@ def optimise(t: PPOState, rollout: Rollout, ptx: Sequence[Example], run: Run) ->
         t.place += 1
         t.average_weights()
         if t.place == 1:
-            _check_sampler(t.logged[0]["ppo/log_ratio_square"])
+            check_sampler(t.logged[0], sum(m.units for m in minibatches))
         if run.stop_requested:
             return
 
 
-def _check_sampler(log_ratio_square: float) -> None:
-    """The first minibatch sees the policy that sampled: the trainer must compute the sampler's log-probabilities."""
-    gap = math.sqrt(log_ratio_square)
+def check_sampler(first: Mapping[str, float], units: int) -> None:
+    """Hold the sampler to its word, on the first minibatch, which sees the policy that sampled.
+
+    The trainer must compute the log-probabilities that the sampler gave, and on average over `units` tokens the
+    surprise −log π of what was drawn must be the entropy of π: samples of another temperature, or cut by top-k, are not
+    samples of the policy that is trained. Raises TrainingError.
+    """
+    gap = math.sqrt(first["ppo/log_ratio_square"])
     if gap > SAMPLER_GAP:
         raise TrainingError(
             f"sampler and trainer disagree on log-probabilities by {gap:.3f} nats (root mean square; at most "
             f"{SAMPLER_GAP}): the sampler has stale weights or another temperature"
+        )
+    excess = first["ppo/surprise"] - first["ppo/entropy"]
+    error = math.sqrt(max(first["ppo/surprise_excess_square"] - excess**2, 1e-12) / units)
+    if abs(excess) > SURPRISE_ERRORS * error + 1e-4:
+        raise TrainingError(
+            f"the samples' mean surprise is {first['ppo/surprise']:.3f} nats a token, but the policy's entropy is "
+            f"{first['ppo/entropy']:.3f}: they were drawn from another distribution (temperature, top-k, top-p?)"
         )
 
 
 def step_metrics(t: PPOState, rollout: Rollout) -> dict[str, float]:
     """The rollout's figures and the means over its optimiser steps."""
     metrics = rollout_metrics(rollout, t.kl.coefficient)
-    for name in t.logged[0]:
-        key = name if "/" in name else f"ppo/{name}"
-        metrics[key] = sum(one[name] for one in t.logged) / len(t.logged)
+    metrics |= prefixed("ppo", {name: sum(one[name] for one in t.logged) / len(t.logged) for name in t.logged[0]})
     metrics["ppo/ratio_variance"] = max(0.0, metrics.pop("ppo/ratio_square") - metrics["ppo/ratio"] ** 2)
+    del metrics["ppo/surprise"], metrics["ppo/surprise_excess_square"]
     metrics["ppo/sampler_gap"] = math.sqrt(t.logged[0]["ppo/log_ratio_square"])
     metrics["ppo/log_ratio_square"] = t.logged[-1]["ppo/log_ratio_square"]
     return metrics
@@ -183,14 +200,32 @@ def step_metrics(t: PPOState, rollout: Rollout) -> dict[str, float]:
 def measure(t: PPOState, held_out: Sequence[Sequence[int]], model: Model, run: Run) -> dict[str, float]:
     """Reward and KL on held-out prompts, with samples to read; remembers the best policy within the KL budget."""
     rollout = t.roll_out(held_out, seed=t.config.seed)
-    score = float(end_scores(rollout.scores, rollout.ended, t.config.shaping.end).mean())
+    reached = float(end_scores(rollout.scores, rollout.ended, t.config.shaping.end).mean())
     kl = float(rollout.sequence_kl.mean())
     rows = zip(rollout.sequences, rollout.prompt_lengths, rollout.scores.tolist(), strict=True)
     decode = model.tokenizer.decode
     run.samples(t.step, [{"prompt": decode(s[:p]), "text": decode(s[p:]), "score": r} for s, p, r in list(rows)[:8]])
-    if (t.config.kl.budget is None or kl <= t.config.kl.budget) and (t.best is None or score > t.best[0]):
-        t.best = (score, t.copy())
-    return {"ppo/evaluation_score": score, "ppo/evaluation_kl": kl}
+    t.worse += 1
+    if (t.config.kl.budget is None or kl <= t.config.kl.budget) and (t.best is None or reached > t.best[0]):
+        t.best, t.worse = (reached, t.copy()), 0
+    return {"ppo/evaluation_score": float(rollout.scores.mean()), "ppo/evaluation_kl": kl}
+
+
+def warn(metrics: Mapping[str, float], episodes: int) -> None:
+    """Say aloud what other libraries pass over: a KL that is negative beyond chance, a reward that collapses."""
+    error = metrics["ppo/kl_std"] / math.sqrt(episodes)
+    if metrics["ppo/kl"] < -4 * error - 1e-4:
+        console.print(f"Warning: the KL is {metrics['ppo/kl']:.3f} nats: a divergence is never negative. The reference "
+                      "or the sampler is not what it should be.", style="yellow")  # fmt: skip
+    if metrics["ppo/score"] < -COLLAPSE:
+        console.print(f"Warning: the reward has collapsed to {metrics['ppo/score']:.2f} standard deviations. Lower the "
+                      "learning rate or raise kl.coefficient.", style="yellow")  # fmt: skip
+
+
+def finished(t: PPOState, kl: float) -> bool:
+    """Whether the KL budget is spent or patience has run out."""
+    spent = t.config.kl.budget is not None and kl > t.config.kl.budget
+    return spent or (t.config.patience is not None and t.worse >= t.config.patience)
 
 
 def ppo(
@@ -233,7 +268,8 @@ def ppo(
                     metrics |= measure(t, held_out, model, run)
                 run.log(t.step, metrics)
                 report(t.step, f"score {metrics['ppo/score']:.2f} KL {metrics['ppo/kl']:.2f}")
-                if config.kl.budget is not None and metrics["ppo/kl"] > config.kl.budget:
+                warn(metrics, config.batch_size)
+                if finished(t, metrics["ppo/kl"]):
                     break
             if t.step % config.save_every == 0 or run.stop_requested:
                 run.save(t.step, t.save())

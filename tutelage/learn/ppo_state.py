@@ -47,7 +47,9 @@ class PPOState:
             parameters |= {f"critic.{n}": p for n, p in trainable(critic).items()}
         self.learner = Learner(parameters, config.optimizer, config.steps * config.epochs * config.minibatches)
         self.kl = KLController(config.kl)
-        self.sampler = Engine(decoder, model.tokenizer.end) if sampler is None else sampler
+        if sampler is None:
+            sampler = Engine(decoder, model.tokenizer.end, capture=self.shared or None)
+        self.sampler = sampler
         self.reference = fingerprint(model.decoder)
         self.step = 0  # rollouts finished
         self.place = 0  # optimiser steps made on the rollout in hand
@@ -55,6 +57,7 @@ class PPOState:
         self.logged: list[dict[str, float]] = []  # one for each of those
         self.average = self.copy() if config.ema is not None else None
         self.best: tuple[float, dict[str, Tensor]] | None = None  # held-out score, and the policy that reached it
+        self.worse = 0  # measurements since then
 
     def copy(self) -> dict[str, Tensor]:
         """The policy's trained weights, copied."""
@@ -106,6 +109,7 @@ class PPOState:
             "logged": self.logged,
             "average": self.average,
             "best": self.best,
+            "worse": self.worse,
             "rng": rng_state(),
         }
 
@@ -119,5 +123,6 @@ class PPOState:
         self.learner.load(state["learner"])
         self.kl.coefficient, self.step, self.place = state["coefficient"], state["step"], state["place"]
         self.rollout = None if state["rollout"] is None else Rollout(**state["rollout"])
-        self.logged, self.average, self.best = state["logged"], state["average"], state["best"]
+        self.logged, self.average = state["logged"], state["average"]
+        self.best, self.worse = state["best"], state["worse"]
         set_rng_state(state["rng"])

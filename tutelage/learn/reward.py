@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tutelage.config import Section
 from tutelage.errors import Interrupted, ModelError, TrainingError
-from tutelage.learn.learner import Learner, OptimizerConfig, Part
+from tutelage.learn.learner import Learner, OptimizerConfig, Part, prefixed
 from tutelage.model import causal
 from tutelage.model.adapters import Full, Train, branch, merge, trainable
 from tutelage.model.batch import Packed, cut, pick
@@ -130,22 +130,27 @@ class Groups:
         return len(self.rankings)
 
 
+def right(margin: Tensor) -> Tensor:
+    """Whether each pair is ordered as the annotator did: 1, 0, or 1/2 for equal scores; margin (P,) → (P,)."""
+    return (torch.sign(margin) + 1) / 2
+
+
 def reward_loss(scorer: Scorer, groups: Groups, config: RewardConfig) -> tuple[Tensor, Mapping[str, Tensor]]:
     """Summed loss over prompts, in nats; each prompt's pairs weigh 1 in all."""
     score = scorer(groups.packed, groups.packed.last).score
     margin = score[groups.better] - score[groups.worse]
     if config.loss == "plackett_luce":
-        parts = score.split([len(r.sequences) for r in groups.rankings])
+        parts = torch.split(score, [len(r.sequences) for r in groups.rankings])
         terms = [plackett_luce_loss(s, torch.tensor(r.ranks)) for s, r in zip(parts, groups.rankings, strict=True)]
         loss = torch.stack(terms).sum()
     else:
         loss = (pair_loss(margin - groups.margin, groups.target) * groups.weight).sum()
     decided = groups.target != 0.5
-    right = ((margin > 0) == (groups.target > 0.5)).float() + 0.5 * ((margin == 0) & decided).float()
+    agreed = right(torch.where(groups.target > 0.5, margin, -margin))
     share = (groups.weight * decided).sum() / groups.units
     return loss, {
         "reward/loss": loss,
-        "reward/accuracy": (right * groups.weight * decided).sum() / share.clamp_min(1e-9),
+        "reward/accuracy": (agreed * groups.weight * decided).sum() / share.clamp_min(1e-9),
         "reward/margin": (margin.abs() * groups.weight).sum(),
     }
 
@@ -197,7 +202,7 @@ def margins(reward: RewardModel, rankings: Sequence[Ranking]) -> Tensor:
     """Score of the better minus score of the worse, for every decided pair of every ranking, (P,)."""
     scores = reward.score([s for r in rankings for s in r.sequences])
     out: list[Tensor] = []
-    for r, part in zip(rankings, scores.split([len(r.sequences) for r in rankings]), strict=True):
+    for r, part in zip(rankings, torch.split(scores, [len(r.sequences) for r in rankings]), strict=True):
         k = range(len(r.ranks))
         out += [part[i] - part[j] for i in k for j in k if r.ranks[i] < r.ranks[j]]
     return torch.stack(out) if out else torch.zeros(0)
@@ -234,9 +239,9 @@ def train_reward(
             chosen = [rankings[i] for i in pick(len(rankings), config.batch_size, step - 1, config.seed)]
             parts = cut([r.tokens for r in chosen], config.micro_tokens)
             groups = [Groups.of([chosen[i] for i in part], config) for part in parts]
-            metrics = learner.update(Part(groups, lambda g: reward_loss(reward.scorer, g, config)))
+            metrics = prefixed("reward", learner.update(Part(groups, lambda g: reward_loss(reward.scorer, g, config))))
             if evaluation and config.evaluate_every and step % config.evaluate_every == 0:
-                metrics["reward/evaluation_accuracy"] = float((margins(reward, evaluation) > 0).float().mean())
+                metrics["reward/evaluation_accuracy"] = float(right(margins(reward, evaluation)).mean())
             run.log(step, metrics)
             if step % config.save_every == 0 or run.stop_requested:
                 run.save(step, {"learner": learner.save()})

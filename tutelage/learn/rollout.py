@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tutelage.config import Section
 from tutelage.learn.reward import RewardModel
-from tutelage.model.batch import Batch, Example, Packed, cut
+from tutelage.model.batch import Batch, Example, cut
 from tutelage.model.decoder import Decoder
 from tutelage.model.heads import Head, Policy, common_layers, trunk
 from tutelage.model.maths import gae, kl_estimates, segment_sum, whiten
@@ -112,8 +112,9 @@ class Rollout:
 
 def _rows(lengths: Tensor, chosen: Sequence[int]) -> Tensor:
     """Rows of the packed layout that belong to the chosen sequences, in the order chosen."""
-    starts = lengths.cumsum(0) - lengths
-    return torch.cat([torch.arange(int(starts[i]), int(starts[i] + lengths[i])) for i in chosen])
+    count = lengths[list(chosen)]
+    first = (lengths.cumsum(0) - lengths)[list(chosen)]
+    return torch.arange(int(count.sum())) + torch.repeat_interleave(first - (count.cumsum(0) - count), count)
 
 
 def response_batch(sequences: Sequence[Sequence[int]], prompt_lengths: Sequence[int]) -> Batch:
@@ -187,10 +188,13 @@ class _Answers:
 
 
 @torch.no_grad()
-def _ask(nets: Networks, batch: Batch, prompt_lengths: Sequence[int], temperature: float) -> _Answers:
+def _ask(
+    nets: Networks, batch: Batch, prompt_lengths: Sequence[int], temperature: float, captured: Tensor | None
+) -> _Answers:
+    """`captured` (T, H) is what the sampler kept of the shared layers' output; None to run them."""
     shared = nets.shared
     packed = batch.packed
-    hidden = trunk(nets.reference.decoder, packed, shared)
+    hidden = trunk(nets.reference.decoder, packed, shared) if captured is None else captured
     reference = nets.reference(batch, temperature=temperature, hidden=hidden, start=shared).logprob
     features = None
     if isinstance(nets.reward, RewardModel):
@@ -198,7 +202,7 @@ def _ask(nets: Networks, batch: Batch, prompt_lengths: Sequence[int], temperatur
         scores = (out.score[: len(packed.lengths)] - nets.reward.mean) / nets.reward.std
         features = out.hidden[len(packed.lengths) :] if nets.features else None
     else:
-        rows = [r.tolist() for r in packed.tokens.split(packed.lengths)]
+        rows = [r.tolist() for r in torch.split(packed.tokens, list(packed.lengths))]
         pairs = list(zip(rows, prompt_lengths, strict=True))
         scores = nets.reward([r[:p] for r, p in pairs], [r[p:] for r, p in pairs])
     own = None
@@ -247,7 +251,9 @@ def make_rollout(
     answers = []
     for part in cut([len(s) for s in sequences], micro_tokens):
         lengths = [prompt_lengths[i] for i in part]
-        answers.append(_ask(nets, response_batch([sequences[i] for i in part], lengths), lengths, temperature))
+        captured = _join([sampled[i].hidden for i in part])
+        batch = response_batch([sequences[i] for i in part], lengths)
+        answers.append(_ask(nets, batch, lengths, temperature, captured))
     old = torch.cat([s.logprobs for s in sampled])
     reference, values = (torch.cat([a.__dict__[name] for a in answers]) for name in ("reference", "values"))
     scores = torch.cat([a.scores for a in answers])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tutelage.config import Section
 from tutelage.errors import Interrupted, TrainingError
-from tutelage.learn.learner import Learner, OptimizerConfig, Part
+from tutelage.learn.learner import Learner, OptimizerConfig, Part, prefixed
 from tutelage.model.adapters import Full, Train, branch, merge, trainable
 from tutelage.model.batch import Batch, Example, cut, pick
 from tutelage.model.causal import Model, save
@@ -82,7 +82,8 @@ def sft(
     with run.interruptible(), progress("SFT", config.steps) as report:
         for step in range(learner.step + 1, config.steps + 1):
             chosen = [examples[i] for i in pick(len(examples), config.batch_size, step - 1, config.seed)]
-            metrics = learner.update(Part(batches(chosen, config.micro_tokens), lambda b: sft_loss(policy, b)))
+            part = Part(batches(chosen, config.micro_tokens), lambda b: sft_loss(policy, b))
+            metrics = prefixed("sft", learner.update(part))
             if evaluation and config.evaluate_every and step % config.evaluate_every == 0:
                 metrics["sft/evaluation_loss"] = mean_loss(policy, evaluation, config.micro_tokens)
             run.log(step, metrics)

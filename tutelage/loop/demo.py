@@ -9,29 +9,29 @@ reviews. The reward model never sees the blind judges: one fitted on the other h
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import yaml
 
+from tutelage.checkpoint import write_atomically
 from tutelage.config import Section
 from tutelage.errors import Interrupted, TutelageError
 from tutelage.feedback.simulated import Panel, default_panel
 from tutelage.feedback.store import Store
 from tutelage.judge.sentiment import SentimentJudge, fit_sentiment
-from tutelage.learn.learner import OptimizerConfig
-from tutelage.learn.ppo import PPOConfig, ppo
-from tutelage.learn.reward import Ranking, RewardConfig, RewardModel, load_reward, render, train_reward
-from tutelage.learn.rollout import EndRule, Rollout, Shaping
-from tutelage.learn.sft import SFTConfig, sft
+from tutelage.learn.ppo import ppo
+from tutelage.learn.reward import Ranking, RewardModel, load_reward, render, train_reward
+from tutelage.learn.rollout import Rollout
+from tutelage.learn.sft import sft
+from tutelage.loop.demo_config import DemoConfig
 from tutelage.loop.reviews import Halves, Review, fetch_reviews, halves, made_reviews
 from tutelage.model import causal
-from tutelage.model.adapters import Top
 from tutelage.model.batch import Example
 from tutelage.model.causal import Model
 from tutelage.model.download import get
@@ -41,79 +41,12 @@ from tutelage.records import Comparison, Completion, Prompt, Source
 from tutelage.runs import Run
 from tutelage.sample.engine import Engine
 from tutelage.sample.sampler import Sampled, SamplingParams
+from tutelage.stage import Tally
 
 if TYPE_CHECKING:
     from tutelage.loop.demo_report import Outcome
 
-TOP = Top(layers=10)
-SAMPLING = SamplingParams(max_tokens=24)
-
 Annotate = Callable[[Prompt, Sequence[Completion]], Comparison | None]
-
-
-class DemoConfig(Section):
-    """The demo: sizes that fit its time, and the settings of each stage."""
-
-    seed: int = 0
-    model: str = "smollm2-135m"
-    """The pretrained model; `tiny` for the miniature."""
-    annotator: Literal["panel", "me"] = "panel"
-    """Who ranks: the simulated panel, or you at this terminal."""
-    labelled_prompts: int = 320
-    """Prompts whose completions are ranked."""
-    completions: int = 4
-    """Completions per prompt, K."""
-    evaluation_prompts: int = 200
-    """Prompts of the blind evaluation, never trained on."""
-    review_tokens: int = 24
-    """Longest review that is trained on, in tokens."""
-    sft: SFTConfig = SFTConfig(steps=40, batch_size=32, train=TOP, optimizer=OptimizerConfig(learning_rate=2e-4))
-    preference: RewardConfig = RewardConfig(
-        steps=40, batch_size=16, train=TOP, evaluate_every=0, optimizer=OptimizerConfig(learning_rate=2e-4)
-    )
-    """The reward model's first training, on pairs made from the reviews' own labels (Bai et al. 2022, section 4)."""
-    reward: RewardConfig = RewardConfig(
-        steps=40, batch_size=8, train=TOP, evaluate_every=0, optimizer=OptimizerConfig(learning_rate=1e-4)
-    )
-    ppo: PPOConfig = PPOConfig(
-        steps=16,
-        batch_size=64,
-        epochs=2,
-        sampling=SAMPLING,
-        critic="features",
-        train=TOP,
-        shaping=Shaping(end=EndRule(kind="penalty", value=1.0)),
-        optimizer=OptimizerConfig(learning_rate=1e-4, schedule="constant"),
-        evaluate_every=0,
-        save_every=4,
-    )
-
-    @classmethod
-    def miniature(cls, seed: int = 0) -> "DemoConfig":
-        """The same path in a minute on a model that knows nothing: for checks, not for results."""
-        top = Top(layers=1)
-        few = {"steps": 4, "batch_size": 8, "train": top}
-        return cls(
-            seed=seed,
-            model="tiny",
-            labelled_prompts=12,
-            evaluation_prompts=12,
-            review_tokens=80,
-            sft=SFTConfig(**few),
-            preference=RewardConfig(**few, evaluate_every=0),
-            reward=RewardConfig(**few, evaluate_every=0),
-            ppo=PPOConfig(
-                steps=3, batch_size=8, epochs=2, sampling=SamplingParams(max_tokens=16), critic="features", train=top
-            ),
-        )
-
-    def seeded(self) -> "DemoConfig":
-        """The same with every stage's seed set from this one."""
-        stages = {name: self.__dict__[name].model_copy(update={"seed": self.seed}) for name in STAGES}
-        return self.model_copy(update=stages)
-
-
-STAGES = ("sft", "preference", "reward", "ppo")
 
 
 @dataclass
@@ -166,7 +99,7 @@ class Scene:
         if run is None:
             kind = "reward" if name == "preference" else name
             run = Run.start(self.folder / "runs", kind, config, parents=parents, command="tutelage demo")
-            journal.write_text(json.dumps(known | {name: run.id}))
+            write_atomically(journal, json.dumps(known | {name: run.id}))
         self.runs[name] = run
         return run
 
@@ -227,9 +160,10 @@ def sample(model: Model, prompts: Sequence[Prompt], k: int, params: SamplingPara
     return [sampled[i : i + k] for i in range(0, len(sampled), k)]
 
 
-def completions(model: Model, sampled: Sequence[Sampled], run: Run, seed: int) -> list[Completion]:
-    """Samples as records."""
-    source = Source(model=model.name, run=run.id, seed=seed, sampling=SAMPLING.model_dump())
+def completions(scene: Scene, model: Model, sampled: Sequence[Sampled]) -> list[Completion]:
+    """Samples of the fine-tuned model as records."""
+    config, run = scene.config, scene.runs["sft"]
+    source = Source(model=model.name, run=run.id, seed=config.seed, sampling=config.ppo.sampling.model_dump())
     return [Completion(text=model.tokenizer.decode(s.tokens), finish=s.finish, source=source) for s in sampled]
 
 
@@ -248,7 +182,7 @@ def collect(scene: Scene, policy: Model, store: Store, annotate: Annotate | None
             part = todo[start : start + (4 if person else len(todo))]
             groups = sample(policy, part, k, scene.config.ppo.sampling, seed + len(done) + start)
             for prompt, group in zip(part, groups, strict=True):
-                texts = completions(policy, group, scene.runs["sft"], seed)
+                texts = completions(scene, policy, group)
                 ranked = annotate(prompt, texts) if annotate is not None else panel_ranks(scene, prompt, texts)
                 if ranked is not None:
                     store.add(ranked)
@@ -272,32 +206,36 @@ def label_pairs(scene: Scene) -> list[Ranking]:
 
 def train_rewards(scene: Scene, policy: Model, comparisons: Sequence[Comparison]) -> RewardModel:
     """The reward model: first on pairs from human labels, then on the rankings."""
-    start = None
-    for name, config in (("preference", scene.config.preference), ("reward", scene.config.reward)):
-        if config.steps == 0:
-            continue
-        parents = [scene.runs["preference" if start is not None else "sft"].id]
-        run = scene.stage(name, config, parents)
-        if run.facts["status"] == "done":
-            reward = load_reward(run.final)
-            relink(reward.scorer.decoder, scene.base.decoder)
-        else:
-            if name == "preference":
-                rankings = label_pairs(scene)
-            else:
-                rankings = [render(c, policy.tokenizer, config.max_tokens) for c in comparisons]
-                run.record({"comparisons": len(comparisons), "annotators": _counts(comparisons)})
-            title = "Reward model, pairs from labels" if name == "preference" else "Reward model, rankings"
-            with scene.working(run, title, f"{config.steps} steps of {config.batch_size}"):
-                reward = train_reward(policy, rankings, config, run, start=start)
-        start = reward
-    assert start is not None
-    return start
+    own = [render(c, policy.tokenizer, scene.config.reward.max_tokens) for c in comparisons]
+    first = None
+    if scene.config.preference.steps:
+        first = train_one_reward(scene, "preference", policy, label_pairs(scene), own, first)
+    people = Tally()
+    facts = {"comparisons": len(list(people.of(comparisons))), "annotators": people.rows()}
+    return train_one_reward(scene, "reward", policy, own, own, first, facts)
 
 
-def _counts(comparisons: Sequence[Comparison]) -> dict[str, int]:
-    names = [c.annotator.name for c in comparisons]
-    return {name: names.count(name) for name in sorted(set(names))}
+def train_one_reward(
+    scene: Scene,
+    name: str,
+    policy: Model,
+    rankings: Sequence[Ranking],
+    own: Sequence[Ranking],
+    start: RewardModel | None,
+    facts: Mapping[str, object] | None = None,
+) -> RewardModel:
+    """One stage of it. `own`, the policy's completions, set the scale; `facts` go into the run's record."""
+    config = scene.config.preference if name == "preference" else scene.config.reward
+    run = scene.stage(name, config, [scene.runs["sft" if start is None else "preference"].id])
+    if run.facts["status"] == "done":
+        reward = load_reward(run.final)
+        relink(reward.scorer.decoder, scene.base.decoder)
+        return reward
+    run.record(facts or {})
+    source = "pairs from the reviews' labels" if name == "preference" else "rankings"
+    reference = [s for r in own[:64] for s in r.sequences]
+    with scene.working(run, f"Reward model: {source}", f"{config.steps} steps of {config.batch_size}"):
+        return train_reward(policy, rankings, config, run, start=start, reference=reference)
 
 
 def optimise(scene: Scene, policy: Model, reward: RewardModel) -> Model:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,11 +19,11 @@ from tutelage.evaluate.arena import Match, System, compare, score_judge, word_co
 from tutelage.evaluate.figures import Chart, Line
 from tutelage.evaluate.health import Health, health
 from tutelage.evaluate.report import Ancestor, Answer, Headline, Report, Sample, Step, write_report
-from tutelage.evaluate.statistics import Mean, mean
+from tutelage.evaluate.statistics import Mean, Rate, mean
 from tutelage.judge.sentiment import vader
 from tutelage.learn.reward import RewardModel, margins, render
 from tutelage.learn.rollout import response_batch
-from tutelage.loop.demo import SAMPLING, Scene, completions, panel_ranks, sample
+from tutelage.loop.demo import Scene, completions, panel_ranks, sample
 from tutelage.model.batch import cut
 from tutelage.model.causal import Model
 from tutelage.model.heads import Policy
@@ -90,11 +90,11 @@ def write(scene: Scene, policy: Model, tuned: Model, reward: RewardModel, prompt
     """SFT, best-of-K at the same reward model, and PPO, one text each for every prompt."""
     tokens = [policy.tokenizer.prompt(p) for p in prompts]
     k, seed = scene.config.completions, 90_000 + scene.config.seed
-    groups = sample(policy, prompts, k, SAMPLING, seed)
+    groups = sample(policy, prompts, k, scene.config.ppo.sampling, seed)
     pooled = [s for group in groups for s in group]
     scores = reward.score([(*tokens[i // k], *s.tokens) for i, s in enumerate(pooled)]).view(-1, k)
     best = scores.argmax(1).tolist()
-    trained = [group[0] for group in sample(tuned, prompts, 1, SAMPLING, seed + 1)]
+    trained = [group[0] for group in sample(tuned, prompts, 1, scene.config.ppo.sampling, seed + 1)]
     trained_scores = reward.score([(*t, *s.tokens) for t, s in zip(tokens, trained, strict=True)])
 
     def system(name: str, sampled: Sequence[Sampled], rewards: Sequence[float]) -> Written:
@@ -116,7 +116,7 @@ def reward_accuracy(
     k = scene.config.completions
     held: list[Comparison] = []
     for i, prompt in enumerate(prompts[: max(16, len(prompts) // 2)]):
-        texts = completions(policy, pool.sampled[i * k : (i + 1) * k], scene.runs["sft"], scene.config.seed)
+        texts = completions(scene, policy, pool.sampled[i * k : (i + 1) * k])
         held.append(panel_ranks(scene, prompt, texts))
     pairs = text_pairs(held)
     chances = scene.panel.probability_of([p.better for p in pairs], [p.worse for p in pairs], num_shown=k)
@@ -185,15 +185,15 @@ def _numbers(
     return found
 
 
-def _report(
-    scene: Scene, outcome: Outcome, openings: Sequence[str], written: dict[str, Written], kl: Mean
-) -> Report:
+def _report(scene: Scene, outcome: Outcome, openings: Sequence[str], written: dict[str, Written], kl: Mean) -> Report:
     rate = outcome.win_rate.win_rate
     by_panel = scene.config.annotator == "panel"
     accuracy = outcome.reward.accuracy
     ratio = outcome.numbers.get("perplexity under the base model, PPO over SFT", math.nan)
     headlines = (
-        Headline("PPO wins against SFT", f"{rate.rate:.0%}", f"{rate} by the {UNSEEN}", "good"),
+        Headline(
+            "PPO wins against SFT", f"{rate.rate:.0%}", f"{rate} by the {UNSEEN}", "good" if rate.low > 0.5 else "plain"
+        ),
         Headline("KL from SFT", f"{kl.mean:.1f} nats", f"per response, 95 % {kl.low:.1f} to {kl.high:.1f}, n {kl.n}"),
         Headline("Reward-model accuracy", f"{accuracy.rate:.0%}", f"{accuracy} on held-out rankings"),
         Headline("Perplexity", f"{ratio:.2f}×", "of PPO's text under the base model, over SFT's"),
@@ -233,6 +233,10 @@ def _report(
             "Date": date.today().isoformat(),
         },
     )
+
+
+def _tone(rate: Rate) -> Literal["good", "plain"]:
+    return "good" if rate.low > 0.5 else "plain"
 
 
 def _charts(scene: Scene) -> tuple[Chart, ...]:

@@ -94,7 +94,7 @@ def pick(total: int, size: int, step: int, seed: int) -> list[int]:
 
 
 def cut(lengths: Sequence[int], most: int) -> list[list[int]]:
-    """Indices of items cut into consecutive groups of at most `most` tokens each (an item longer than that goes alone)."""
+    """Items cut into consecutive groups of at most `most` tokens each, as indices; a longer item goes alone."""
     groups: list[list[int]] = []
     filled = most + 1
     for i, length in enumerate(lengths):

@@ -10,6 +10,7 @@ Four choices, each because the default hurts:
 4. The end token is trained exactly when the completion ended by itself (`finish == "stop"`).
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,9 @@ class Tokenizer:
         Tokenizers that put a space before every text (Llama 2's) get the piece behind a line break, which is cut off
         again, so that a prompt and its completion join as they were written.
         """
-        return self._plain(ANCHOR + text)[len(self._anchor) :] if self._anchor else self._plain(text)
+        behind = self._plain(ANCHOR + text) if self._anchor else []
+        cut = len(self._anchor)
+        return behind[cut:] if self._anchor and behind[:cut] == self._anchor else self._plain(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, control tokens left out."""
@@ -135,8 +138,6 @@ class Tokenizer:
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer's files, under a class name that transformers 4 knows too."""
-        import json
-
         self._inner.save_pretrained(str(folder))
         path = folder / "tokenizer_config.json"
         settings = json.loads(path.read_text(encoding="utf-8"))

@@ -110,11 +110,11 @@ def kl_estimates(logprob: Tensor, reference: Tensor) -> KL:
 
 def rectangle(x: Tensor, lengths: Sequence[int]) -> Tensor:
     """(M,) laid out as (N, longest), zeros after each sequence's end."""
-    return torch.nn.utils.rnn.pad_sequence(list(x.split(list(lengths))), batch_first=True)
+    return torch.nn.utils.rnn.pad_sequence(list(torch.split(x, list(lengths))), batch_first=True)
 
 
 def gae(rewards: Tensor, values: Tensor, lengths: Sequence[int], *, discount: float, trace: float) -> Tensor:
-    """Generalised advantage estimates (Schulman 2016, eq. 16) inside each sequence; nothing is worth more after its end.
+    """Generalised advantage estimates (Schulman 2016, eq. 16) inside each sequence; past its end nothing has value.
 
     rewards, values (M,) with M = sum(lengths) → advantages (M,). `trace` is λ: 1 gives return − value, 0 the TD error.
     """

@@ -28,6 +28,7 @@ class Cache:
 
     def __init__(self, config: DecoderConfig, slots: int, limit: int, dtype: torch.dtype, device: torch.device) -> None:
         self.config, self.slots, self.limit = config, slots, round_up(limit)
+        self.dtype, self.device = dtype, device
         self.capacity = 0
         shape = (slots, config.num_kv_heads, 0, config.head_dim)
         self.k = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]  # (S, G, C, D)
@@ -60,7 +61,7 @@ class Step:
     def __init__(self, cache: Cache, positions: Tensor, prompts: Packed | None, copies: Sequence[int]) -> None:
         """`positions` (B,) int64 on the CPU: how many tokens each continued row holds, where the new one goes."""
         self.cache, self.continued = cache, len(positions)
-        window, device = cache.config.sliding_window, cache.k[0].device
+        window, device = cache.config.sliding_window, cache.device
         row, place, source = [torch.arange(self.continued)], [positions], [torch.arange(self.continued)]
         self.prompts: Attention | None = None
         if prompts is not None:
@@ -82,7 +83,7 @@ class Step:
         """(B, 1, span): 0 where a row's new token looks, -inf beyond it and behind its window."""
         at, last = torch.arange(self.span, device=positions.device), positions[:, None]
         seen = at <= last if window is None else (at <= last) & (at > last - window)
-        bias = torch.zeros(seen.shape, device=seen.device, dtype=self.cache.k[0].dtype)
+        bias = torch.zeros(seen.shape, device=seen.device, dtype=self.cache.dtype)
         return bias.masked_fill_(~seen, -torch.inf)[:, None]
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ Legend: B rows, V vocabulary, C candidates.
 import torch
 from torch import Tensor
 
+from tutelage.errors import TrainingError
+
 BLOCK = 256
 
 
@@ -18,20 +20,25 @@ def draw(logits: Tensor, uniform: Tensor, *, temperature: float, top_k: int, top
     """logits (B, V) fp32 (may be overwritten), uniform (B,) fp64 in [0, 1) → tokens (B,) int64, log-probs (B,) fp32.
 
     Log-probs are log_softmax(logits / temperature) over the whole vocabulary, whatever top_k and top_p leave out.
-    Temperature 0 takes the likeliest token, the first of equals, with log-probs at temperature 1.
+    Temperature 0 takes the likeliest token, the first of equals, with log-probs at temperature 1. Raises TrainingError
+    for logits that are NaN.
     """
     if temperature == 0:
         token = logits.argmax(-1)
-        return token, (logits.gather(1, token[:, None]) - logits.logsumexp(-1, keepdim=True))[:, 0]
-    if temperature != 1:
-        logits = logits.div_(temperature)
-    probs = logits.softmax(-1)  # fused: one pass while a row is in the processor's cache
-    if top_k or top_p < 1:
-        candidates, order = likeliest(probs, top_k, top_p)
-        token = order.gather(1, invert(candidates, uniform)[0][:, None])[:, 0]
+        logprob = (logits.gather(1, token[:, None]) - logits.logsumexp(-1, keepdim=True))[:, 0]
     else:
-        token = invert_in_blocks(probs, uniform)
-    return token, probs.gather(1, token[:, None])[:, 0].log()
+        if temperature != 1:
+            logits = logits.div_(temperature)
+        probs = logits.softmax(-1)  # fused: one pass while a row is in the processor's cache
+        if top_k or top_p < 1:
+            candidates, order = likeliest(probs, top_k, top_p)
+            token = order.gather(1, invert(candidates, uniform)[0][:, None])[:, 0]
+        else:
+            token = invert_in_blocks(probs, uniform)
+        logprob = probs.gather(1, token[:, None])[:, 0].log()
+    if logprob.isnan().any():
+        raise TrainingError("the policy's logits are not numbers (NaN): its weights or its training went wrong")
+    return token, logprob
 
 
 def likeliest(probs: Tensor, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:
@@ -60,6 +67,7 @@ def invert(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     total = cumulative[:, -1]
     target = torch.minimum(uniform * total, total.nextafter(total.new_zeros(())))[:, None]
     index = torch.searchsorted(cumulative, target, right=True)
+    index.clamp_(max=weights.shape[-1] - 1)  # passes the end only for NaN, which `draw` reports
     weight = weights.double().gather(1, index)
     rest = (target - (cumulative.gather(1, index) - weight)) / weight
     return index[:, 0], rest.clamp_(0, 1)[:, 0]
@@ -75,4 +83,4 @@ def invert_in_blocks(probs: Tensor, uniform: Tensor) -> Tensor:
     block, rest = invert(sums, uniform)
     place = block[:, None] * BLOCK + torch.arange(BLOCK, device=probs.device)
     inside = probs.gather(1, place.clamp(max=size - 1)).masked_fill(place >= size, 0.0)
-    return block * BLOCK + invert(inside, rest)[0]
+    return (block * BLOCK + invert(inside, rest)[0]).clamp_(max=size - 1)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tutelage.errors import ModelError
 from tutelage.model.batch import Packed
 from tutelage.model.decoder import Block, Decoder
 from tutelage.sample.cache import Cache, Step
@@ -26,28 +27,32 @@ VOCABULARY_SLICE = 2048
 
 @dataclass
 class Job:
-    """What one call of `generate` knows. Everything is on the CPU and indexed by prompt."""
+    """What one call of `generate` knows. All of it but the hidden states is on the CPU and indexed by prompt."""
 
     prompts: Sequence[Sequence[int]]
     lengths: Tensor  # (N,) int64 tokens of each prompt
     limits: Tensor  # (N,) int64 new tokens each may have
-    tokens: Tensor  # (N, max_tokens) int64
-    logprobs: Tensor  # (N, max_tokens) fp32
-    made: Tensor  # (N,) int64 new tokens so far
+    tokens: Tensor  # (N, max_tokens + 1) int64; the last column only holds what follows the last token of a completion
+    logprobs: Tensor  # (N, max_tokens + 1) fp32
+    uniform: Tensor  # (N, max_tokens + 1) fp64
+    made: Tensor  # (N,) int64 tokens drawn so far
+    size: Tensor  # (N,) int64 tokens of the completion, 0 while it goes on
     waiting: list[int]  # prompts not let in yet; the next one is last
     rows: Tensor  # (B,) int64: the prompt that each row continues
 
     @classmethod
-    def of(cls, prompts: Sequence[Sequence[int]], max_tokens: int, context: int) -> "Job":
+    def of(cls, prompts: Sequence[Sequence[int]], max_tokens: int, context: int, seed: int) -> "Job":
         """A job of which nothing is done. The longest prompts go first, equal prompts side by side."""
         n, lengths = len(prompts), torch.tensor([len(p) for p in prompts])
         return cls(
             prompts=prompts,
             lengths=lengths,
             limits=(context - lengths).clamp(max=max_tokens),
-            tokens=torch.zeros(n, max_tokens, dtype=torch.int64),
-            logprobs=torch.zeros(n, max_tokens),
+            tokens=torch.zeros(n, max_tokens + 1, dtype=torch.int64),
+            logprobs=torch.zeros(n, max_tokens + 1),
+            uniform=F.pad(uniforms(seed, n, max_tokens), (0, 1)),
             made=torch.zeros(n, dtype=torch.int64),
+            size=torch.zeros(n, dtype=torch.int64),
             waiting=sorted(range(n), key=lambda i: (len(prompts[i]), tuple(prompts[i]), -i)),
             rows=torch.zeros(0, dtype=torch.int64),
         )
@@ -71,11 +76,24 @@ class Job:
 class Engine:
     """A Sampler over our decoder. Rows are independent: slots and company change speed, never a completion."""
 
-    def __init__(self, decoder: Decoder, end: int) -> None:
-        self.decoder, self.end = decoder, end
+    def __init__(self, decoder: Decoder, end: int, *, capture: int | None = None) -> None:
+        """`end` is the token that ends a completion. With `capture`, a `Sampled` has the states entering that layer.
+
+        The last token of a completion is then fed as well, one step that a plain job saves. Raises ModelError when
+        the decoder has no layers of ours, or no layer `capture`.
+        """
+        self.end, self.capture = end, capture
+        self.load(decoder)
 
     def load(self, decoder: Decoder) -> None:
         """Sample from this decoder from now on. Nothing is copied: one trained in place need not be loaded again."""
+        layers = len(decoder.layers)
+        if layers != decoder.config.num_layers:
+            raise ModelError(f"a {decoder.config.family} model has no layers of ours to decode with: use HFSampler")
+        if self.capture is not None and not 0 <= self.capture < layers:
+            raise ModelError(
+                f"can't capture what enters layer {self.capture}: the decoder has layers 0 to {layers - 1}"
+            )
         self.decoder = decoder
 
     @torch.no_grad()  # not inference_mode: Linear.low() reads the weights' version, which inference tensors lack
@@ -92,43 +110,35 @@ class Engine:
             return []
         config, device = self.decoder.config, self.decoder.embed.weight.device
         check_prompts(prompts, config.vocab_size, config.context)
-        job = Job.of(prompts, params.max_tokens, config.context)
-        uniform = uniforms(seed, len(prompts), params.max_tokens)
+        job = Job.of(prompts, params.max_tokens, config.context, seed)
         slots, longest = min(params.slots, len(prompts)), int((job.lengths + job.limits).max())
         cache = Cache(config, slots, longest, self.decoder.compute, device)
+        states = None if self.capture is None else States(job, config.hidden_size, device)
         head = self.decoder.head_weight().to(self.decoder.compute)
-        finished = 0
         while job.waiting or len(job.rows):
-            hidden = self._step(job, cache)
-            logits = logits_of(hidden, head)
+            logits = logits_of(self._step(job, cache, states), head)
             place = (job.rows, job.made[job.rows])
             token, logprob = draw(
                 logits,
-                uniform[place].to(device),
+                job.uniform[place].to(device),
                 temperature=params.temperature,
                 top_k=params.top_k,
                 top_p=params.top_p,
             )
             job.tokens[place], job.logprobs[place] = token.cpu(), logprob.cpu()
-            job.made[job.rows] += 1
-            alive = (job.tokens[place] != self.end) & (job.made[job.rows] < job.limits[job.rows])
-            if not alive.all():
-                self._leave(job, cache, alive)
-                finished += int((~alive).sum())
-                if progress is not None:
-                    progress(finished)
-        return [self._sampled(job, i) for i in range(len(prompts))]
+            self._leave(job, cache, progress)
+        return [self._sampled(job, i, states) for i in range(len(prompts))]
 
-    def _step(self, job: Job, cache: Cache) -> Tensor:
+    def _step(self, job: Job, cache: Cache, states: "States | None") -> Tensor:
         """One pass over the rows in use and those let in now; `job.rows` grows. → last hidden states (B, H), normed."""
         continued = job.rows
         positions = job.lengths[continued] + job.made[continued] - 1
         tokens = job.tokens[continued, job.made[continued] - 1]
         taken, different, copies = job.admit(cache.slots - len(continued))
-        step = Step(cache, positions, Packed.of(different) if different else None, copies)
+        packed = Packed.of(different) if different else None
+        step = Step(cache, positions, packed, copies)
         last = torch.arange(len(continued))
-        if different:
-            packed = Packed.of(different)
+        if packed is not None:
             tokens, positions = torch.cat((tokens, packed.tokens)), torch.cat((positions, packed.positions))
             last = torch.cat((last, packed.last[copies] + len(continued)))
             job.rows = torch.cat((continued, torch.tensor(taken)))
@@ -137,26 +147,61 @@ class Engine:
         cos, sin = self.decoder.rotation(positions.to(device))
         for i, layer in enumerate(self.decoder.layers):
             assert isinstance(layer, Block)
+            if states is not None and i == self.capture:
+                states.keep(job.rows, step, x)
             x = layer.after(x, step(i, *layer.before(x, cos, sin)))
-        hidden: Tensor = self.decoder.norm(x if not different else x[last.to(device)])
+        hidden: Tensor = self.decoder.norm(x if packed is None else x[last.to(device)])
         return hidden
 
-    @staticmethod
-    def _leave(job: Job, cache: Cache, alive: Tensor) -> None:
-        """Close the ranks: living rows from the end of the batch take the places of rows that ended."""
+    def _leave(self, job: Job, cache: Cache, progress: Callable[[int], None] | None) -> None:
+        """Count what was drawn, let the rows that are done go, and close the ranks behind them.
+
+        Living rows from the end of the batch take the places of rows that left.
+        """
+        rows = job.rows
+        over = job.size[rows] > 0  # its last token was fed in this pass, for its hidden state
+        ended = job.tokens[rows, job.made[rows]] == self.end
+        job.made[rows] += 1
+        ended = (ended | (job.made[rows] == job.limits[rows])) & ~over
+        job.size[rows[ended]] = job.made[rows[ended]]
+        if progress is not None and ended.any():
+            progress(int((job.size > 0).sum()))
+        alive = ~ended if self.capture is None else ~over
         count = int(alive.sum())
+        if count == len(rows):
+            return
         target, source = (~alive[:count]).nonzero()[:, 0], alive[count:].nonzero()[:, 0] + count
         if len(target):
-            device = cache.k[0].device
-            held = job.lengths[job.rows[source]] + job.made[job.rows[source]] - 1
+            device = cache.device
+            held = job.lengths[rows[source]] + job.made[rows[source]] - 1
             cache.move(source.to(device), target.to(device), int(held.max()))
-            job.rows[target] = job.rows[source]
-        job.rows = job.rows[:count]
+            rows[target] = rows[source]
+        job.rows = rows[:count]
 
-    def _sampled(self, job: Job, i: int) -> Sampled:
-        made = int(job.made[i])
-        tokens = tuple(job.tokens[i, :made].tolist())
-        return Sampled(tokens, job.logprobs[i, :made].clone(), "stop" if tokens[-1] == self.end else "length")
+    def _sampled(self, job: Job, i: int, states: "States | None") -> Sampled:
+        n = int(job.size[i])
+        tokens = tuple(job.tokens[i, :n].tolist())
+        hidden = None if states is None else states.of(i, int(job.lengths[i]) + n)
+        return Sampled(tokens, job.logprobs[i, :n].clone(), "stop" if tokens[-1] == self.end else "length", hidden)
+
+
+class States:
+    """The hidden states entering one layer, for every token of every prompt and completion, in one buffer."""
+
+    def __init__(self, job: Job, width: int, device: torch.device) -> None:
+        room = job.lengths + job.limits
+        self.start = room.cumsum(0) - room  # (N,) int64
+        self.buffer = torch.empty(int(room.sum()), width, device=device)
+
+    def keep(self, rows: Tensor, step: Step, x: Tensor) -> None:
+        """x (T, H) of one step, whose tokens are in these rows; rows (B,) says which prompt each continues."""
+        at = self.start[rows[step.row.cpu()]].to(x.device) + step.place
+        self.buffer[at] = x if step.source is None else x[step.source]
+
+    def of(self, i: int, length: int) -> Tensor:
+        """(length, H): a view of the buffer."""
+        start = int(self.start[i])
+        return self.buffer[start : start + length]
 
 
 def logits_of(hidden: Tensor, head: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """PandaLM's human-annotated test set (Wang et al. 2023): two answers and the verdicts of three people.
 
 A verdict is 1 or 2 for the better answer, 0 for a tie. A row becomes one comparison by each person, `ID-1` to `ID-3`
-after the annotator given for the import. `cmp_key` names the two models.
+after the annotator given for the import. `cmp_key` names the two models. In the published file six answers that read
+"True" have become JSON's true; they are texts again here.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,8 +21,13 @@ def parse(row: Row, who: Annotator) -> list[Comparison]:
     prompt = Prompt.user(f"{instruction}\n\n{more}" if more else instruction)
     models = row["cmp_key"].split("_") if isinstance(row.get("cmp_key"), str) else []
     sources = [Source(model=model) for model in models] if len(models) == 2 else [FILE, FILE]
-    answers = [completion(prompt, text(row, f"response{i + 1}"), source) for i, source in enumerate(sources)]
+    answers = [completion(prompt, _response(row, i + 1), source) for i, source in enumerate(sources)]
     return [comparison(prompt, answers, _verdict(row, i), _person(who, i)) for i in range(1, PEOPLE + 1)]
+
+
+def _response(row: Row, number: int) -> str:
+    found = value(row, field := f"response{number}")
+    return str(found) if isinstance(found, bool) else text(row, field)
 
 
 def _verdict(row: Row, number: int) -> tuple[int, int]:

@@ -75,7 +75,7 @@ def _split_texts(chosen: str, rejected: str) -> tuple[Prompt, str, str]:
         raise RowError("rejected", "is the same text as chosen, so where the prompt ends cannot be told")
     parted = (i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b)
     shared = chosen[: next(parted, min(len(chosen), len(rejected)))]
-    shared = re.sub(r" ?\S+$| $", "", shared)  # a word begun in both, and the space before it, go to the completions
+    shared = re.sub(r" ?\S+\Z| \Z", "", shared)  # a word begun in both, and the space before it, go to the completions
     if not shared:
         raise RowError("chosen", "begins with no word that rejected begins with too, so there is no prompt")
     return Prompt.text(shared), chosen[len(shared) :], rejected[len(shared) :]

@@ -1,0 +1,1 @@
+"""What each command does: parse, call one function, say what came of it. `tutelage.cli` lists them."""

@@ -1,0 +1,144 @@
+"""A project from Python, three lines a stage.
+
+import tutelage
+project = tutelage.open("films")
+run = project.sft({"sft.steps": 100})
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tutelage import history
+from tutelage.folder import ProjectFolder
+from tutelage.history import Difference, Lineage, RunInfo
+
+if TYPE_CHECKING:
+    from tutelage.feedback.exchange import ExportReport, Format, ImportReport
+    from tutelage.feedback.store import Store
+    from tutelage.questions import Question
+    from tutelage.records import Annotator, Split
+    from tutelage.runs import Run
+    from tutelage.trial import Trial
+
+Flags = Mapping[str, Any]
+NONE: Flags = {}
+
+
+class Project:
+    """A project folder and what can be done in it. `settings` go over the file's, by dotted key.
+
+    Every verb raises a TutelageError whose message says what was found, where, and what to do.
+    """
+
+    def __init__(self, folder: ProjectFolder) -> None:
+        self.folder = folder
+
+    @classmethod
+    def open(cls, path: Path | str = ".", config: Path | str | None = None) -> "Project":
+        """The project in a folder, with the settings in its tutelage.yaml or in another file."""
+        return cls(ProjectFolder.at(path, config))
+
+    @classmethod
+    def init(cls, path: Path | str = ".", *, model: str = "smollm2-135m", store: str = "tutelage.db") -> "Project":
+        """Make a new project: settings, an empty store, a folder for runs."""
+        project = cls(ProjectFolder.init(path, model=model, store=store))
+        with project.store():
+            return project
+
+    def store(self, settings: Flags = NONE) -> "Store":
+        """The project's feedback, to be used with `with`."""
+        from tutelage.feedback.store import Store
+
+        return Store(self.folder.store_url(self.folder.core(settings)))
+
+    def import_file(
+        self,
+        path: Path | str,
+        format: "Format | Literal['auto']" = "auto",
+        *,
+        annotator: "Annotator",
+        strict: bool = False,
+        settings: Flags = NONE,
+    ) -> "ImportReport":
+        """Add a file's records to the store. Bad lines are reported and left out, or with `strict` stop everything."""
+        from tutelage.feedback.exchange import import_file
+
+        with self.store(settings) as store:
+            return import_file(path, format, store, annotator=annotator, strict=strict)
+
+    def export_file(
+        self, path: Path | str, format: "Format", *, split: "Split | None" = None, settings: Flags = NONE
+    ) -> "ExportReport":
+        """Write what the store holds to a file."""
+        from tutelage.feedback.exchange import export_file
+
+        with self.store(settings) as store:
+            return export_file(path, format, store, split=split)
+
+    def sft(self, settings: Flags = NONE, *, resume: str | None = None) -> "Run":
+        """Fine-tune on the store's demonstrations. `resume`: "newest" unfinished run, or the id of one."""
+        from tutelage.wire import run_sft
+
+        return run_sft(self.folder, settings, resume=resume)
+
+    def reward(self, settings: Flags = NONE, *, start: str | None = None, resume: str | None = None) -> "Run":
+        """Train a reward model on the store's rankings, from the newest sft run's model or `start`'s."""
+        from tutelage.wire import run_reward
+
+        return run_reward(self.folder, settings, start=start, resume=resume)
+
+    def ppo(
+        self,
+        settings: Flags = NONE,
+        *,
+        start: str | None = None,
+        scorer: str | None = None,
+        resume: str | None = None,
+    ) -> "Run":
+        """Train the newest sft run's model (or `start`'s) against the newest reward run's (or `scorer`'s)."""
+        from tutelage.wire import run_ppo
+
+        return run_ppo(self.folder, settings, start=start, scorer=scorer, resume=resume)
+
+    def sample(
+        self, settings: Flags = NONE, *, model: str | None = None, prompts: int = 100, completions: int = 4
+    ) -> "tuple[Run, int]":
+        """Sample completions to rank, from the newest policy or the run named. Returns the run and its questions."""
+        from tutelage.wire import run_sample
+
+        return run_sample(self.folder, settings, model=model, prompts=prompts, completions=completions)
+
+    def questions(self, annotator: str, *, source: str | None = None, settings: Flags = NONE) -> "list[Question]":
+        """What this annotator has not ranked yet, of the newest sampling run or the one named."""
+        from tutelage.questions import FILE, read_questions, unanswered
+
+        path = history.find_of_kind(self.folder.runs, "sample", source).path / FILE
+        with self.store(settings) as store:
+            return list(unanswered(read_questions(path), store.comparisons(annotator=annotator)))
+
+    def evaluate(
+        self, run: str, settings: Flags = NONE, *, against: str | None = None, judge: str | None = None
+    ) -> "Trial":
+        """Measure a run on what it was never trained on; the figures are left in its eval.json."""
+        from tutelage.trial import evaluate
+
+        return evaluate(self.folder, settings, name=run, against=against, judge=judge)
+
+    def report(self, run: str) -> Path:
+        """Write the run's report.html and return its path."""
+        from tutelage.evaluate.run_report import write_run_report
+
+        return write_run_report(history.find_run(self.folder.runs, run).path)
+
+    def runs(self, kind: str | None = None) -> list[RunInfo]:
+        """Every run, newest first."""
+        return history.list_runs(self.folder.runs, kind)
+
+    def lineage(self, run: str) -> Lineage:
+        """The run and all it came from."""
+        return history.lineage(self.folder.runs, run)
+
+    def compare(self, runs: Sequence[str]) -> Difference:
+        """How runs differ, in settings and in numbers."""
+        return history.compare(self.folder.runs, runs)
