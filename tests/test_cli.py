@@ -3,10 +3,12 @@
 import io
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,10 @@ import pytest
 import yaml
 
 from tutelage import cli
+from tutelage.folder import ProjectFolder
 from tutelage.history import list_runs
+from tutelage.questions import FILE, read_questions
+from tutelage.records import Prompt
 
 SMALL = ["--sampling.max_tokens", "8"]
 TINY = ["batch_size", "4", "max_tokens", "48", "save_every", "1"]
@@ -88,6 +93,7 @@ def test_the_whole_way_from_files_to_a_policy_and_back_to_its_people(
     people = {who["name"]: who["labels"] for who in tree["parents"][0]["info"]["data"]["annotators"]}
     assert people["ben"] == 2
     assert "ben (human, 2)" in filled("runs", "lineage", ppo["run"])
+    assert "ben (human, 2)" in filled("runs", "show", reward["run"])
 
     accuracy = filled.figures("evaluate", reward["run"])
     assert 0 <= accuracy["accuracy"]["low"] <= accuracy["accuracy"]["rate"] <= accuracy["accuracy"]["high"] <= 1
@@ -125,12 +131,12 @@ def test_a_bad_line_is_named_and_the_rest_goes_in(shell: Shell) -> None:
 def test_a_run_takes_its_own_config_and_flags_over_it(filled: Shell) -> None:
     first = filled.figures("sft", *SFT)
     config = str(Path(first["path"]) / "config.yaml")
-    second = filled.figures("sft", "--config", config, "--sft.optimizer.learning-rate", "0")
+    second = filled.figures("sft", "--config", config, "--sft.optimizer.learning-rate", "1e-9")
     settings = yaml.safe_load((Path(second["path"]) / "config.yaml").read_text())
     assert settings["sft"]["steps"] == 2
-    assert settings["sft"]["optimizer"]["learning_rate"] == 0
+    assert settings["sft"]["optimizer"]["learning_rate"] == 1e-9
     assert filled.figures("runs", "compare", first["run"], second["run"])["settings"] == {
-        "sft.optimizer.learning_rate": [2e-05, 0.0]
+        "sft.optimizer.learning_rate": [2e-05, 1e-9]
     }
 
 
@@ -142,6 +148,9 @@ def test_a_run_takes_its_own_config_and_flags_over_it(filled: Shell) -> None:
         (["sft", "--sft.steps", "many"], 'Invalid value for --sft.steps: unable to convert "many" into int'),
         (["sft", "--sft.optimizer.schedule", "x"], "--sft.optimizer.schedule"),
         (["sft", "--sft.train.rank", "3"], "set 'sft.train.kind' too"),
+        (["sft", "--sft.steps", "0"], "flag --sft.steps: 'sft.steps' is 0, expected greater than or equal to 1"),
+        (["reward", "--reward.label_noise", "0.5"], "flag --reward.label_noise: 'reward.label_noise' is 0.5, expected"),
+        (["ppo", "--seed", "-1"], "Error: flag --seed: 'seed' is -1, expected greater than or equal to 0\n"),
         (["sft", "--config", "none.yaml"], "there is no settings file none.yaml"),
         (["reward", "--resume"], "no interrupted reward run"),
         (["ppo"], "there is no finished reward run"),
@@ -167,6 +176,15 @@ def test_a_mistake_is_one_clear_message(shell: Shell, tokens: list[str], message
     [
         ("sft: {stpes: 3}", "tutelage.yaml: unknown key 'sft.stpes'; did you mean 'sft.steps'?"),
         ("sft: {steps: many}", "tutelage.yaml: 'sft.steps' is 'many', expected a valid integer"),
+        ("sft: {save_every: 0}", "tutelage.yaml: 'sft.save_every' is 0, expected greater than or equal to 1"),
+        ("ppo: {minibatches: 0}", "tutelage.yaml: 'ppo.minibatches' is 0, expected greater than or equal to 1"),
+        ("ppo: {ema: 1}", "tutelage.yaml: 'ppo.ema' is 1, expected less than 1"),
+        ("ppo: {kl: {target: 0}}", "tutelage.yaml: 'ppo.kl.target' is 0, expected greater than 0"),
+        ("sft: {optimizer: {beta2: 1}}", "tutelage.yaml: 'sft.optimizer.beta2' is 1, expected less than 1"),
+        (
+            "sft: {optimizer: {epsilon: .inf}}",
+            "tutelage.yaml: 'sft.optimizer.epsilon' is inf, expected a finite",
+        ),
         ("sft: [", "tutelage.yaml, line"),
     ],
 )
@@ -194,12 +212,59 @@ def test_ctrl_c_saves_and_says_how_to_resume(filled: Shell, monkeypatch: pytest.
     filled("sft", "--json", expect=130)
     (run,) = list_runs(filled.folder / "runs")
     assert run.status == "interrupted"
-    assert f"Go on with: tutelage sft --resume {run.id}" in filled.err
+    assert f"Go on with: tutelage sft --resume {run.id} --project {filled.folder}\n" in filled.err
     monkeypatch.setattr(stage, "mean_loss", real)
     done = filled.figures("sft", "--resume")
     assert (done["run"], done["metrics"]["step"]) == (run.id, 4)
     filled("sft", "--resume", run.id, expect=2)
     assert "is done" in filled.err
+
+
+def test_a_hint_names_the_project_unless_it_is_the_current_folder() -> None:
+    assert ProjectFolder.at(".").flag == ""
+    assert ProjectFolder.at("my films").flag == " --project 'my films'"
+
+
+@pytest.mark.filterwarnings("always")
+def test_a_warning_is_one_line_without_the_place_in_our_code(filled: Shell) -> None:
+    (filled.folder / "long.jsonl").write_text(json.dumps({"prompt": "long " * 20, "completion": "x"}) + "\n")
+    filled("import", str(filled.folder / "long.jsonl"), "--annotator", "ann")
+    before = warnings.showwarning
+    filled("sft", *flags("sft", "steps", "1"))
+    (line,) = [line for line in filled.err.splitlines() if "left out" in line]
+    assert re.fullmatch(r"Warning: 1 of \d+ records were left out\. The first: .*", line)
+    assert "UserWarning" not in filled.err
+    assert warnings.showwarning is before
+
+
+def test_sampling_begins_with_what_nobody_has_ranked(shell: Shell) -> None:
+    """In the order of the store the ranked ones stand first; asked for more than the rest, they come last."""
+    names = [f"Film {i} was" for i in range(20)]
+    ranked = [{"prompt": name, "chosen": " good", "rejected": " bad"} for name in names[:10]]
+    for file, rows in (("ranked.jsonl", ranked), ("fresh.jsonl", [{"prompt": name} for name in names[10:]])):
+        (shell.folder / file).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        shell("import", str(shell.folder / file))
+    training = [name for name in names if Prompt.text(name).split == "train"]
+    fresh = [name for name in training if name in names[10:]]
+
+    def asked(count: int) -> list[str]:
+        made = shell.figures("sample", "--prompts", str(count), "--completions", "2", *SMALL)
+        questions = read_questions(Path(made["path"]) / FILE)
+        return [q.prompt.messages[0].content for q in questions]
+
+    assert asked(4) == fresh[:4]
+    assert asked(len(fresh) + 2) == fresh + training[:2]
+
+
+def test_calibration_is_of_nats_not_of_deviations(filled: Shell) -> None:
+    """The scale a reward was saved with is a matter of display: in deviations, a hundredth of the deviation would make
+    every pair's probability 0 or 1."""
+    run = filled.figures("reward", *flags("reward", "steps", "1"))
+    first = filled.figures("evaluate", run["run"])["calibration"]["error"]
+    scale = Path(run["path"]) / "model" / "reward.json"
+    was = json.loads(scale.read_text())
+    scale.write_text(json.dumps({**was, "std": was["std"] / 100}))
+    assert filled.figures("evaluate", run["run"])["calibration"]["error"] == pytest.approx(first, rel=1e-3)
 
 
 def test_resuming_reads_what_the_run_began_with(filled: Shell) -> None:
@@ -235,8 +300,7 @@ def test_every_setting_has_help() -> None:
     from tutelage.settings import leaves
     from tutelage.stage import Settings
 
-    silent = [leaf.key for leaf in leaves(Settings) if not leaf.help.strip()]
-    assert [key for key in silent if key.rsplit(".", 1)[-1] not in ("seed", "beta1", "beta2", "weight_decay")] == []
+    assert [leaf.key for leaf in leaves(Settings) if not leaf.help.strip()] == []
 
 
 def test_dashes_and_a_bare_resume() -> None:

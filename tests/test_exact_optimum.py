@@ -5,6 +5,7 @@ import torch
 from exact import ColdSampler, ppo_config, table_world, token_world, train
 
 from tutelage.learn import rollout
+from tutelage.learn.kl import KLConfig
 from tutelage.model.maths import KL, kl_estimates
 
 BAR = 5e-4
@@ -36,7 +37,7 @@ def divided(world):
 
 
 PLANTED = {
-    "KL sign flipped": {"changes": {"kl": {"coefficient": -1.0}}, "at_least": 0.5, "steps": 25},
+    "KL sign flipped": {"changes": {"kl": KLConfig.model_construct(coefficient=-1.0)}, "at_least": 0.5, "steps": 25},
     "KL left out": {"changes": {"kl": {"coefficient": 0.0}}, "at_least": 0.5, "steps": 25},
     "reference drifts with the policy": {"drift": True, "at_least": 0.5, "steps": 25},
     "k3 as the penalty": {"k3": True, "at_least": 0.05},

@@ -194,6 +194,17 @@ def test_retracted_labels_are_kept_but_not_read(url: str) -> None:
             store.retract("pair9")
 
 
+def test_prompts_nobody_has_ranked(url: str) -> None:
+    prompts = [pair(i).prompt for i in range(6)]
+    with Store(url) as store:
+        store.add(*prompts, pair(1), pair(3), pair(4))
+        store.retract("pair3")
+        assert list(store.prompts(ranked=True)) == [prompts[1], prompts[4]]
+        assert list(store.prompts(ranked=False)) == [prompts[0], prompts[2], prompts[3], prompts[5]]
+        of_split = [p for p in prompts if p.split == "train" and p.id != prompts[1].id and p.id != prompts[4].id]
+        assert list(store.prompts("train", ranked=False)) == of_split
+
+
 def test_all_or_none(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "CHUNK", 10)
 

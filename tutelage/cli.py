@@ -2,8 +2,8 @@
 
 import sys
 import warnings
-from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from difflib import get_close_matches
 
 from cyclopts import App, CycloptsError, Group
@@ -61,6 +61,18 @@ def check_command(tokens: Sequence[str]) -> None:
         raise ConfigError(f"there is no command '{tokens[0]}'; {f'did you mean {near[0]!r}' if near else 'see --help'}")
 
 
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Within it, a warning is one line on standard error, without the place in our code."""
+    before = warnings.showwarning
+    warnings.showwarning = lambda message, *_args, **_kwargs: print(f"Warning: {message}", file=sys.stderr)
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
+
+
+@plain_warnings()
 def run(tokens: Sequence[str]) -> int:
     """Run one command; returns the exit status: 0, 2 for a user's mistake, 130 after an interrupt."""
     try:
@@ -84,6 +96,5 @@ def run(tokens: Sequence[str]) -> int:
 
 
 def main() -> None:
-    """The `tutelage` command; warnings are one line, without the place in our code."""
-    warnings.showwarning = lambda message, *_args, **_kwargs: print(f"Warning: {message}", file=sys.stderr)
+    """The `tutelage` command."""
     sys.exit(run(sys.argv[1:]))

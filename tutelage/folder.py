@@ -1,13 +1,14 @@
 """A project folder: tutelage.yaml, the database of feedback, and runs/. Reads the settings; trains nothing."""
 
 import difflib
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tutelage.checkpoint import write_atomically
-from tutelage.config import Section
+from tutelage.config import Section, Seed
 from tutelage.errors import ConfigError
 from tutelage.settings import FLAG, Layer, nested, read_yaml, resolve
 
@@ -46,7 +47,7 @@ class Core(Section):
     """Hugging Face folder or name, .gguf file, `smollm2-135m` (after `tutelage models get`), or `tiny`."""
     store: str = "tutelage.db"
     """Database of feedback: a SQLite file, relative to the project folder, or a postgresql:// URL."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of every stage that has none of its own."""
 
 
@@ -77,6 +78,11 @@ class ProjectFolder:
         """The folder of run directories."""
         return self.path / "runs"
 
+    @property
+    def flag(self) -> str:
+        """` --project PATH`, to end a command that somebody is told to type; empty for the current folder."""
+        return "" if self.path == Path() else f" --project {shlex.quote(str(self.path))}"
+
     def core(self, flags: Mapping[str, Any] | None = None) -> Core:
         """Model, store and seed; the sections of the stages are not looked into, so that no training code is loaded."""
         layers = [Layer(one.source, _without_sections(one)) for one in self._layers(flags or {})]
@@ -85,9 +91,8 @@ class ProjectFolder:
     def settings(self, whole: type[C], flags: Mapping[str, Any] | None = None) -> C:
         """All settings, flags (by dotted key) over the file. Raises ConfigError naming file or flag, key and value."""
         layers = self._layers(flags or {})
-        seeds = [layer.values["seed"] for layer in layers if "seed" in layer.values]
-        common = [Layer("seed", {name: {"seed": seeds[-1]} for name in SEEDED})] if seeds else []
-        return resolve(whole, [*common, *layers])
+        seed = resolve(whole, layers).seed  # checked by itself first, so that a wrong one is told of once
+        return resolve(whole, [Layer("seed", {name: {"seed": seed} for name in SEEDED}), *layers])
 
     def store_url(self, core: Core) -> str:
         """The database as `Store` takes it: relative paths start at the project folder."""

@@ -110,7 +110,7 @@ def stage(
         yield Stage(folder, settings, run, resumed=resume is not None)
     except (KeyboardInterrupt, Interrupted):
         run.finish("interrupted")
-        raise Interrupted(f"{run.id} is interrupted. Go on with: {run.how_to_resume}") from None
+        raise Interrupted(f"{run.id} is interrupted. Go on with: {run.how_to_resume}{folder.flag}") from None
     except BaseException:
         run.finish("failed")
         raise

@@ -68,7 +68,7 @@ def _reward(folder: ProjectFolder, settings: Settings, run: RunInfo) -> RewardAc
     agreement = annotator_agreement(held_out)
     return judge_reward(
         text_pairs(held_out),
-        margins(reward, rankings).tolist(),
+        (margins(reward, rankings) * reward.std).tolist(),  # back to nats, which probabilities are made of
         training=training,
         agreement=agreement.rate if agreement else None,
     )

@@ -1,7 +1,7 @@
 """The only file that turns choices into implementations: settings and records in, a finished run out."""
 
 from collections.abc import Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from tutelage import history
@@ -111,12 +111,16 @@ def run_ppo(
 def run_sample(
     folder: ProjectFolder, flags: Mapping[str, Any], *, model: str | None, prompts: int, completions: int
 ) -> tuple[Run, int]:
-    """Sample completions to rank from a run's model; returns the sampling run and how many questions it left."""
+    """Sample completions to rank from a run's model; returns the sampling run and how many questions it left.
+
+    Prompts that nobody has ranked completions of come first, then the others, each in the store's order.
+    """
     chosen = history.find_run(folder.runs, model) if model else newest_policy(folder)
     with stage(folder, "sample", flags, resume=None, parents=lambda: [chosen] if chosen else []) as s:
         policy = model_of(folder, s.settings, chosen)
         with s.open_store() as store:
-            asked = list(islice(store.prompts("train"), prompts))
+            fresh, ranked = (store.prompts("train", ranked=known) for known in (False, True))
+            asked = list(islice(chain(fresh, ranked), prompts))
         if not asked:
             raise DataError("the store has no prompts: import some, e.g. `tutelage import prompts.jsonl`")
         groups = generate(policy, asked, completions, s.settings.sampling, seed=s.settings.seed)

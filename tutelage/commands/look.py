@@ -64,7 +64,7 @@ def show(run: str, /, *, project: Folder = Path(), json: Json = False) -> Answer
     found = history.find_run(Project.open(project).folder.runs, run)
     numbers = history.last_numbers(found.path)
     rows = [(key, value) for key, value in plain(found).items() if key != "data"]
-    rows += [(f"data: {key}", value) for key, value in found.data.items()]
+    rows += [(f"data: {key}", _people(value)) for key, value in found.data.items()]
     rows += [(key, number(value)) for key, value in numbers.items()]
     return Answer(table("", ["", "value"], rows), {**plain(found), "numbers": plain(numbers)})
 
@@ -109,10 +109,7 @@ def lineage(run: str, /, *, project: Folder = Path(), json: Json = False) -> Ans
         facts = "is no longer there" if node.info is None else node.info.status
         lines.append(f"{'  ' * depth}{node.id} ({facts})")
         for key, value in (node.info.data if node.info else {}).items():
-            people = (
-                ", ".join(f"{w['name']} ({w['kind']}, {w['labels']})" for w in value) if key == "annotators" else value
-            )
-            lines.append(f"{'  ' * depth}    {key}: {people}")
+            lines.append(f"{'  ' * depth}    {key}: {_people(value)}")
     return Answer("\n".join(lines), plain(tree))
 
 

@@ -28,7 +28,7 @@ def sample(
     Parameters
     ----------
     prompts
-        How many prompts of the training split.
+        How many prompts of the training split; those that nobody has ranked come first.
     completions
         Completions of each, 2 to 9.
     run

@@ -98,9 +98,15 @@ class Store:
         """Stream the ratings, as `comparisons` does."""
         return self._labels(tables.ratings, rows.build_ratings, split, annotator)
 
-    def prompts(self, split: Split | None = None) -> Iterator[Prompt]:
-        """Stream every prompt, those of labels included, in the order of their first mention."""
+    def prompts(self, split: Split | None = None, *, ranked: bool | None = None) -> Iterator[Prompt]:
+        """Stream every prompt, those of labels included, in the order of their first mention.
+
+        With `ranked`, only those that some comparison is about, or only those that none is about.
+        """
         where = [] if split is None else [tables.prompts.c.split == split]
+        if ranked is not None:
+            about = _standing(select(tables.comparisons.c.prompt_id), tables.comparisons)
+            where.append(tables.prompts.c.id.in_(about) if ranked else tables.prompts.c.id.not_in(about))
         return self._stream(tables.prompts, rows.build_prompts, where)
 
     def annotators(self) -> list[Annotator]:

@@ -1,18 +1,22 @@
 """The price of moving away from the reference, fixed or adapted."""
 
+from typing import Annotated
+
+from pydantic import Field
+
 from tutelage.config import Section
 
 
 class KLConfig(Section):
     """The price of moving away from the reference."""
 
-    coefficient: float = 0.05
+    coefficient: Annotated[float, Field(ge=0)] = 0.05
     """Reward standard deviations per nat."""
-    target: float | None = None
+    target: Annotated[float | None, Field(gt=0)] = None
     """Adapt the coefficient so that the KL per response settles here, in nats; none keeps it fixed."""
-    horizon: int = 10_000
+    horizon: Annotated[int, Field(ge=1)] = 10_000
     """Episodes over which the adaptation acts (Ziegler et al. 2019, section 2.2)."""
-    budget: float | None = None
+    budget: Annotated[float | None, Field(gt=0)] = None
     """Stop when the mean KL per response passes this, in nats."""
 
 

@@ -7,9 +7,10 @@ change a gradient. (On several ranks the same count is all-reduced: nothing else
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from tutelage.config import Section
@@ -19,18 +20,21 @@ from tutelage.errors import TrainingError
 class OptimizerConfig(Section):
     """AdamW (Loshchilov and Hutter 2019) with a learning-rate schedule and a clipped gradient norm."""
 
-    learning_rate: float = 1e-4
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     """Peak learning rate."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """How the rate falls after warm-up: not at all, or to zero at the last step."""
-    warmup_steps: int = 0
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Steps over which the rate rises linearly from zero."""
-    weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-5
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Share of each weight that is taken off per step, times the learning rate (decoupled, AdamW)."""
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Decay of Adam's running mean of the gradient."""
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Decay of Adam's running mean of the squared gradient."""
+    epsilon: Annotated[float, Field(gt=0)] = 1e-5
     """Adam's epsilon; 1e-5 as in the published PPO reproductions."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """The gradient's norm is clipped to this."""
 
 

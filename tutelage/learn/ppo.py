@@ -12,13 +12,13 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from tutelage.config import Section
+from tutelage.config import Section, Seed
 from tutelage.errors import ConfigError, Interrupted, TrainingError
 from tutelage.learn.kl import KLConfig
 from tutelage.learn.learner import OptimizerConfig, Part, prefixed
@@ -42,45 +42,49 @@ SURPRISE_ERRORS = 7.0  # standard errors by which the samples' surprise may miss
 class PPOConfig(Section):
     """Proximal policy optimisation."""
 
-    steps: int = 40
+    steps: Annotated[int, Field(ge=1)] = 40
     """Rollouts, each followed by its updates."""
-    batch_size: int = 64
+    batch_size: Annotated[int, Field(ge=1)] = 64
     """Episodes (prompts) per rollout."""
-    epochs: int = 4
+    epochs: Annotated[int, Field(ge=1)] = 4
     """Passes over each rollout."""
-    minibatches: int = 1
+    minibatches: Annotated[int, Field(ge=1)] = 1
     """Optimiser steps per pass."""
-    micro_tokens: int = 4096
+    micro_tokens: Annotated[int, Field(ge=1)] = 4096
     """Most tokens in one forward pass; changes nothing but memory."""
     sampling: SamplingParams = SamplingParams(max_tokens=32)
+    """How rollouts are drawn; what is trained must be what is sampled, so top_p 1 and top_k 0."""
     kl: KLConfig = KLConfig()
+    """The price of moving away from the reference."""
     shaping: Shaping = Shaping()
-    clip: float = 0.2
+    """How scores become per-token rewards and advantages."""
+    clip: Annotated[float, Field(gt=0)] = 0.2
     """The probability ratio is clipped to 1 ± this."""
-    value_clip: float = 0.2
+    value_clip: Annotated[float, Field(gt=0)] = 0.2
     """The value may move this far from its old estimate."""
-    value_weight: float = 0.1
+    value_weight: Annotated[float, Field(ge=0)] = 0.1
     """Weight of the value loss."""
     critic: Literal["separate", "shared", "features"] = "separate"
     """Own network from the reward model; a head on the policy; a head on the reward model's frozen features."""
-    ptx_weight: float = 0.0
+    ptx_weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the SFT loss mixed into each update (Ouyang et al. 2022, equation 2)."""
-    ptx_batch: int = 32
+    ptx_batch: Annotated[int, Field(ge=1)] = 32
     """Demonstrations per mixed-in batch."""
-    ema: float | None = None
+    ema: Annotated[float | None, Field(gt=0, lt=1)] = None
     """Decay of an average of the policy's weights that becomes the result (InstructGPT: 0.992); none for no average."""
     train: Train = Full()
     """What of the policy (and of a separate critic) is trained."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-5)
-    evaluate_every: int = 10
+    evaluate_every: Annotated[int, Field(ge=0)] = 10
     """Steps between measurements on held-out prompts; 0 for never."""
-    patience: int | None = None
+    patience: Annotated[int | None, Field(ge=1)] = None
     """Stop after this many measurements in a row without a better held-out reward; none to go on to the last step."""
     keep: Literal["last", "best"] = "last"
     """Which policy is the result: the last, or the best by held-out reward within the KL budget."""
-    save_every: int = 10
+    save_every: Annotated[int, Field(ge=1)] = 10
     """Steps between checkpoints."""
-    seed: int = 0
+    seed: Seed = 0
+    """Draws prompts, completions, minibatches and LoRA's first matrices."""
 
     @model_validator(mode="after")
     def _sampled_as_trained(self) -> Self:
@@ -247,7 +251,7 @@ def ppo(
     when the reference is another than the run began with, Interrupted when the user asked to stop.
     """
     if not prompts:
-        raise TrainingError("no prompts to roll out: import some, or lower the share kept for evaluation")
+        raise TrainingError("no prompts to roll out: add some by `tutelage import` (every fifth is held out)")
     if config.keep == "best" and not (held_out and config.evaluate_every):
         raise ConfigError("ppo.keep is 'best', which needs held-out prompts and ppo.evaluate_every above 0")
     t = PPOState(model, reward, config, sampler)

@@ -12,13 +12,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tutelage.config import Section
+from tutelage.config import Section, Seed
 from tutelage.errors import Interrupted, ModelError, TrainingError
 from tutelage.learn.learner import Learner, OptimizerConfig, Part, prefixed
 from tutelage.model import causal
@@ -36,28 +37,29 @@ from tutelage.runs import Run
 class RewardConfig(Section):
     """Training of the reward model."""
 
-    steps: int = 200
+    steps: Annotated[int, Field(ge=0)] = 200
     """Optimiser steps."""
-    batch_size: int = 16
+    batch_size: Annotated[int, Field(ge=1)] = 16
     """Prompts per step, with all their completions."""
-    micro_tokens: int = 4096
+    micro_tokens: Annotated[int, Field(ge=1)] = 4096
     """Most tokens in one forward pass, prompts with their completions kept whole."""
-    max_tokens: int = 512
+    max_tokens: Annotated[int, Field(ge=2)] = 512
     """Longest prompt and completion together, in tokens."""
     loss: Literal["pairs", "plackett_luce"] = "pairs"
     """All pairs of a ranking (InstructGPT), or the likelihood of the whole ranking."""
-    label_noise: float = 0.0
+    label_noise: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """Share of labels believed to be flipped; decided pairs get the soft target 1 − this."""
-    strength_margin: float = 0.0
+    strength_margin: Annotated[float, Field(ge=0)] = 0.0
     """Margin in score per step of preference strength above 1 (Llama 2, section 3.2.2)."""
     train: Train = Full()
     """What is trained: everything, the top layers, or LoRA matrices."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-5)
-    evaluate_every: int = 50
+    evaluate_every: Annotated[int, Field(ge=0)] = 50
     """Steps between measurements on rankings held out; 0 for never."""
-    save_every: int = 50
+    save_every: Annotated[int, Field(ge=1)] = 50
     """Steps between checkpoints."""
-    seed: int = 0
+    seed: Seed = 0
+    """Draws the order of the rankings, LoRA's first matrices and the head's first weights."""
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ Legend: N sequences, T tokens of prompts and responses, M response tokens, H hid
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from tutelage.config import Section
@@ -27,16 +28,16 @@ class EndRule(Section):
 
     kind: Literal["penalty", "fixed", "none"] = "penalty"
     """Subtract `value` from its score, give it −`value` instead of its score, or nothing at all."""
-    value: float = 1.0
+    value: Annotated[float, Field(ge=0)] = 1.0
     """In standard deviations of the reward."""
 
 
 class Shaping(Section):
     """How scores become per-token rewards and advantages."""
 
-    discount: float = 1.0
+    discount: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Discount per token, γ."""
-    trace: float = 0.95
+    trace: Annotated[float, Field(ge=0, le=1)] = 0.95
     """λ of generalised advantage estimation: 1 is return − value."""
     whiten_advantages: bool = True
     """Advantages to mean 0 and deviation 1 over the batch's real tokens."""

@@ -8,11 +8,13 @@
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from tutelage.config import Section
+from tutelage.config import Section, Seed
 from tutelage.errors import Interrupted, TrainingError
 from tutelage.learn.learner import Learner, OptimizerConfig, Part, prefixed
 from tutelage.model.adapters import Full, Train, branch, merge, trainable
@@ -26,22 +28,23 @@ from tutelage.runs import Run
 class SFTConfig(Section):
     """Supervised fine-tuning."""
 
-    steps: int = 200
+    steps: Annotated[int, Field(ge=1)] = 200
     """Optimiser steps."""
-    batch_size: int = 32
+    batch_size: Annotated[int, Field(ge=1)] = 32
     """Demonstrations per step."""
-    micro_tokens: int = 4096
+    micro_tokens: Annotated[int, Field(ge=1)] = 4096
     """Most tokens in one forward pass; smaller saves memory and changes nothing else."""
-    max_tokens: int = 512
+    max_tokens: Annotated[int, Field(ge=2)] = 512
     """Longest prompt and completion together, in tokens."""
     train: Train = Full()
     """What is trained: everything, the top layers, or LoRA matrices."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-5)
-    evaluate_every: int = 50
+    evaluate_every: Annotated[int, Field(ge=0)] = 50
     """Steps between measurements on demonstrations held out; 0 for never."""
-    save_every: int = 50
+    save_every: Annotated[int, Field(ge=1)] = 50
     """Steps between checkpoints."""
-    seed: int = 0
+    seed: Seed = 0
+    """Draws the order of the demonstrations and LoRA's first matrices."""
 
 
 def batches(examples: Sequence[Example], most: int) -> list[Batch]:
@@ -72,7 +75,7 @@ def sft(
     is nothing to train on, Interrupted when the user asked to stop.
     """
     if not examples:
-        raise TrainingError("no demonstrations to train on: import some, or write them in the studio")
+        raise TrainingError("no demonstrations to train on: add some by `tutelage import`")
     decoder = branch(model.decoder, config.train, torch.Generator().manual_seed(config.seed))
     policy = Policy(decoder)
     learner = Learner(trainable(decoder), config.optimizer, config.steps)

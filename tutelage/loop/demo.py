@@ -103,6 +103,12 @@ class Scene:
         self.runs[name] = run
         return run
 
+    def done(self, run: Run, name: str, detail: str) -> bool:
+        """Whether an earlier call finished this run; if so, note the time it took then."""
+        if run.facts["status"] == "done":
+            self.steps.append((name, detail, run.facts["seconds"]))
+        return bool(run.facts["status"] == "done")
+
     @contextmanager
     def working(self, run: Run, name: str, detail: str) -> Iterator[None]:
         """Close the run with the status it earned, and note its time."""
@@ -142,12 +148,13 @@ def fine_tune(scene: Scene) -> Model:
     """SFT on short reviews of the training half."""
     config = scene.config.sft
     run = scene.stage("sft", config, ())
-    if run.facts["status"] == "done":
+    detail = f"{config.steps} steps of {config.batch_size} reviews"
+    if scene.done(run, "SFT", detail):
         model = causal.load(run.final)
         relink(model.decoder, scene.base.decoder)
         return model
     examples = [example for _, example in scene.examples()]
-    with scene.working(run, "SFT", f"{config.steps} steps of {config.batch_size} reviews"):
+    with scene.working(run, "SFT", detail):
         return sft(scene.base, examples, config, run)
 
 
@@ -227,14 +234,15 @@ def train_one_reward(
     """One stage of it. `own`, the policy's completions, set the scale; `facts` go into the run's record."""
     config = scene.config.preference if name == "preference" else scene.config.reward
     run = scene.stage(name, config, [scene.runs["sft" if start is None else "preference"].id])
-    if run.facts["status"] == "done":
+    source = "pairs from the reviews' labels" if name == "preference" else "rankings"
+    title, detail = f"Reward model: {source}", f"{config.steps} steps of {config.batch_size}"
+    if scene.done(run, title, detail):
         reward = load_reward(run.final)
         relink(reward.scorer.decoder, scene.base.decoder)
         return reward
     run.record(facts or {})
-    source = "pairs from the reviews' labels" if name == "preference" else "rankings"
     reference = [s for r in own[:64] for s in r.sequences]
-    with scene.working(run, f"Reward model: {source}", f"{config.steps} steps of {config.batch_size}"):
+    with scene.working(run, title, detail):
         return train_reward(policy, rankings, config, run, start=start, reference=reference)
 
 
@@ -242,7 +250,8 @@ def optimise(scene: Scene, policy: Model, reward: RewardModel) -> Model:
     """PPO against the reward model, with both judges watching but not speaking."""
     config = scene.config.ppo
     run = scene.stage("ppo", config, [scene.runs["sft"].id, scene.runs["reward"].id])
-    if run.facts["status"] == "done":
+    detail = f"{config.steps} steps of {config.batch_size} episodes, {config.epochs} epochs"
+    if scene.done(run, "PPO", detail):
         model = causal.load(run.final)
         relink(model.decoder, scene.base.decoder)
         return model
@@ -257,7 +266,7 @@ def optimise(scene: Scene, policy: Model, reward: RewardModel) -> Model:
             "ppo/liked_unseen": float((scene.blind.score(texts) > 0).mean()),
         }
 
-    with scene.working(run, "PPO", f"{config.steps} steps of {config.batch_size} episodes, {config.epochs} epochs"):
+    with scene.working(run, "PPO", detail):
         return ppo(policy, reward, prompts, config, run, watch=watch)
 
 

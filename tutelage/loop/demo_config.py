@@ -40,7 +40,7 @@ class DemoConfig(Section):
         steps=20, batch_size=16, train=TOP, evaluate_every=0, optimizer=OptimizerConfig(learning_rate=3e-5)
     )
     ppo: PPOConfig = PPOConfig(
-        steps=16,
+        steps=20,
         batch_size=64,
         epochs=2,
         minibatches=4,
@@ -50,7 +50,7 @@ class DemoConfig(Section):
         shaping=Shaping(trace=1.0, end=EndRule(kind="none")),
         optimizer=OptimizerConfig(learning_rate=1e-4, schedule="constant"),
         evaluate_every=0,
-        save_every=4,
+        save_every=5,
     )
 
     @classmethod

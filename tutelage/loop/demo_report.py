@@ -251,13 +251,14 @@ def _charts(scene: Scene) -> tuple[Chart, ...]:
         Chart("KL from SFT", "PPO step", "nats per response", (Line("KL", steps, kl),)),
         Chart(
             "Gold against proxy",
-            "KL from SFT, nats per response",
-            "proxy: standard deviations; gold: log-odds",
+            "KL, nats per response",
+            "score",
             (
-                Line("reward model (proxy)", kl, series("ppo/score")),
-                Line("annotators' judge", kl, series("ppo/gold_labeller")),
-                Line("unseen judge (gold)", kl, series("ppo/gold_unseen")),
+                Line("proxy", kl, series("ppo/score")),
+                Line("labeller", kl, series("ppo/gold_labeller")),
+                Line("gold", kl, series("ppo/gold_unseen")),
             ),
-            "Where the proxy rises and the gold does not, the policy exploits the reward model.",
+            "Proxy: the reward model, in standard deviations. Labeller and gold: the annotators' and the unseen judge, "
+            "in log-odds. Where the proxy rises and the gold does not, the policy exploits the reward model.",
         ),
     )
