@@ -26,7 +26,7 @@ def decoder(vocab, *, layers, width, seed, std):
         tie_embeddings=False, context=64,
     )  # fmt: skip
     made = Decoder(config)
-    made.initialise(torch.Generator().manual_seed(seed), std=0.3)
+    made.initialise(torch.Generator().manual_seed(seed), std=0.1 if layers else 0.3)
     made.lm_head.weight.data.normal_(0, std, generator=torch.Generator().manual_seed(seed + 1))
     return made
 
@@ -34,8 +34,9 @@ def decoder(vocab, *, layers, width, seed, std):
 class World:
     """A finite set of responses to one prompt, a reward for each, and what follows from them exactly."""
 
-    def __init__(self, reference, responses, rewards, coefficient):
+    def __init__(self, reference, responses, rewards, coefficient, prompt=PROMPT):
         self.reference, self.responses, self.rewards, self.coefficient = reference, responses, rewards, coefficient
+        self.prompt = prompt
         self.table = dict(zip(responses, rewards.tolist(), strict=True))
         self.base = self.logprobs(reference)
         weighted = self.base + rewards / coefficient
@@ -46,7 +47,7 @@ class World:
     @torch.no_grad()
     def logprobs(self, network):
         """log pi(y | x) of every response, (R,) fp64."""
-        batch = response_batch([PROMPT + r for r in self.responses], [1] * len(self.responses))
+        batch = response_batch([self.prompt + r for r in self.responses], [1] * len(self.responses))
         out = Policy(network)(batch).logprob.double()
         return torch.zeros(len(self.responses), dtype=torch.float64).index_add(0, batch.segment, out)
 
@@ -73,7 +74,10 @@ def table_world(coefficient, seed=0, responses=64):
 
 
 def token_world(coefficient, seed=0, words=4, steps=4):
-    """O1, token level: all sequences over a few words that stop at the end token (the last) or the limit."""
+    """O1, token level: all sequences over a few words that stop at the end token (the last) or the limit.
+
+    The prompt is the end token: were it a word, rotary positions could not tell that word from that word twice.
+    """
     network = decoder(words + 1, layers=1, width=32, seed=seed, std=0.1)
     end, found = words, []
     for n in range(1, steps + 1):
@@ -83,7 +87,7 @@ def token_world(coefficient, seed=0, words=4, steps=4):
         for body in itertools.product(range(words), repeat=n - 1):
             found.append((*body, end))
     rewards = torch.randn(len(found), generator=torch.Generator().manual_seed(seed + 2), dtype=torch.float64)
-    return World(network, found, rewards, coefficient)
+    return World(network, found, rewards, coefficient, prompt=(end,))
 
 
 def ppo_config(coefficient, **changes):
@@ -105,7 +109,7 @@ def train(world, config, *, end, reward=None, drift=False, sampler=None):
         object.__setattr__(state.nets, "reference", state.actor.policy)
     run = SimpleNamespace(stop_requested=False)
     while state.step < config.steps:
-        state.rollout = state.roll_out([PROMPT] * config.batch_size, config.seed * 1000 + state.step)
+        state.rollout = state.roll_out([world.prompt] * config.batch_size, config.seed * 1000 + state.step)
         optimise(state, state.rollout, (), run)
         state.finish_step(float(state.rollout.sequence_kl.mean()))
     return state.actor.policy.decoder

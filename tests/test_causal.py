@@ -254,3 +254,9 @@ def test_smollm2_equals_transformers() -> None:
     torch.testing.assert_close(ours, wanted, atol=2e-4, rtol=0)  # logits of 35 leave fp32 about 1e-5 relative
     best = ours[len(rows[0]) - 1].argmax().item()
     assert model.tokenizer.decode([best]).strip().isalpha()
+
+
+@pytest.mark.parametrize("name", ["cuda:7", "abacus"])
+def test_a_device_that_is_not_there_is_a_clear_error(name):
+    with pytest.raises(ModelError, match=f"device is '{name}'.*use cpu"):
+        load("tiny", device=name)

@@ -1,9 +1,14 @@
-"""O1: PPO reaches the closed-form optimum ref·exp(r/b)/Z, and each of seven planted bugs misses it."""
+"""O1: PPO reaches the closed-form optimum ref·exp(r/b)/Z, and none of seven planted bugs passes.
+
+Six of them miss the optimum. Sampling at temperature 0.7 what is scored at 1 does not: where the advantage is zero for
+every response, it is so under any sampling. That one is stopped by `check_sampler`.
+"""
 
 import pytest
 import torch
 from exact import ColdSampler, ppo_config, table_world, token_world, train
 
+from tutelage.errors import TrainingError
 from tutelage.learn import rollout
 from tutelage.learn.kl import KLConfig
 from tutelage.model.maths import KL, kl_estimates
@@ -21,11 +26,11 @@ def test_the_objective_is_the_best_one_minus_the_kl_to_the_optimum():
     assert float(world.base.exp().sum()) == pytest.approx(1, abs=1e-6)
 
 
-@pytest.mark.parametrize("coefficient", [1.0, 0.3])
-def test_ppo_reaches_the_tabular_optimum(coefficient):
+@pytest.mark.parametrize(("coefficient", "bar"), [(1.0, BAR), (0.3, 2 * BAR)])
+def test_ppo_reaches_the_tabular_optimum(coefficient, bar):
     world = table_world(coefficient)
     assert world.kl_to_optimum(world.reference) > 0.2
-    assert world.kl_to_optimum(train(world, ppo_config(coefficient), end=NO_END)) < BAR
+    assert world.kl_to_optimum(train(world, ppo_config(coefficient), end=NO_END)) < bar
 
 
 def clipped(world):
@@ -43,7 +48,6 @@ PLANTED = {
     "k3 as the penalty": {"k3": True, "at_least": 0.05},
     "rewards clipped": {"reward": clipped, "at_least": 0.02},
     "rewards divided by their deviation": {"reward": divided, "at_least": 2e-3},
-    "sampled at 0.7, scored at 1": {"cold": True, "at_least": 1e-3},
 }
 
 
@@ -60,21 +64,26 @@ def test_planted_bugs_miss_the_optimum(name, monkeypatch):
         end=NO_END,
         reward=bug["reward"](world) if "reward" in bug else None,
         drift=bug.get("drift", False),
-        sampler=ColdSampler(world.reference, NO_END) if bug.get("cold") else None,
     )
     assert world.kl_to_optimum(found) > max(BAR, bug["at_least"])
 
 
+def test_samples_of_another_temperature_stop_the_run():
+    world = table_world(1.0)
+    with pytest.raises(TrainingError, match="another distribution"):
+        train(world, ppo_config(1.0), end=NO_END, sampler=ColdSampler(world.reference, NO_END))
+
+
 def test_ppo_nears_the_token_level_optimum():
-    world = token_world(1.0)
+    world = token_world(1.0, words=3, steps=3)
     before = world.kl_to_optimum(world.reference)
     config = ppo_config(
-        1.0, steps=40, batch_size=512, minibatches=1, sampling={"max_tokens": 4, "slots": 512},
+        1.0, steps=80, batch_size=1024, sampling={"max_tokens": 3, "slots": 1024},
         optimizer={"learning_rate": 0.003, "max_grad_norm": 1e9},
     )  # fmt: skip
-    after = world.kl_to_optimum(train(world, config, end=4))
-    assert before > 0.3
-    assert after < 0.02
+    after = world.kl_to_optimum(train(world, config, end=3))
+    assert before > 0.2
+    assert after < 2 * BAR
 
 
 def test_o11_reward_rises_and_with_the_sign_flipped_it_falls():

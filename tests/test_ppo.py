@@ -29,7 +29,8 @@ def likes_even(prompts, responses):
 def run_ppo(tmp_path, reward=likes_even, **changes):
     settings = {
         "steps": 6, "batch_size": 16, "epochs": 2, "critic": "shared", "sampling": {"max_tokens": 6},
-        "optimizer": {"learning_rate": 1e-2}, "kl": {"coefficient": 0.05}, "evaluate_every": 1, "shaping": {"end": {"kind": "none"}},
+        "optimizer": {"learning_rate": 1e-2}, "kl": {"coefficient": 0.05}, "evaluate_every": 1,
+        "shaping": {"end": {"kind": "none"}},
     }  # fmt: skip
     config = PPOConfig.model_validate(settings | changes)
     run = Run.start(tmp_path, "ppo", config)

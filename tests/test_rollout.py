@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from exact import PROMPT, ppo_config, token_world
+from exact import ppo_config, token_world
 
 from tutelage.errors import ConfigError
 from tutelage.learn.ppo import PPOConfig, minibatch_plan, ppo_loss, rollout_metrics
@@ -29,9 +29,9 @@ def test_end_rule(kind, expected):
     assert end_scores(scores, ended, EndRule(kind=kind, value=1.5)).tolist() == expected
 
 
-def state(critic="separate", top=1, **changes):
+def state(critic="separate", top=1, compute=torch.float32, **changes):
     tokenizer = tiny_tokenizer()
-    base = tiny_decoder(260, layers=3)
+    base = tiny_decoder(260, layers=3).compute_in(compute)
     scorer = branch(base, Top(layers=top), torch.Generator().manual_seed(1))
     with torch.no_grad():
         scorer.layers[-1].down.weight.mul_(1.5)  # a reward model that has been trained
@@ -75,6 +75,14 @@ def test_the_first_minibatch_has_ratio_one_and_clips_nothing(critic):
     assert float(logged["ppo/log_ratio_square"] / units) < 1e-10
 
 
+def test_in_bf16_sampler_and_trainer_agree_to_a_hundredth_of_a_nat():
+    t = state(compute=torch.bfloat16)
+    rollout = t.roll_out(PROMPTS, seed=3)
+    _, logged = ppo_loss(t.actor, rollout.take(range(6)), t.config, t.shared)
+    assert 0 < float(logged["ppo/log_ratio_square"] / len(rollout.old)) ** 0.5 < 0.02
+    assert all(p.dtype == torch.float32 for p in t.policy_weights.values())
+
+
 def test_minibatches_hold_the_rows_of_their_sequences():
     t = state("features")
     rollout = t.roll_out(PROMPTS, seed=3)
@@ -115,7 +123,7 @@ def test_kl_of_a_response_is_the_sum_of_its_tokens():
     )  # fmt: skip
     with torch.no_grad():
         t.actor.policy.decoder.lm_head.weight += 0.1 * torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
-    rollout = t.roll_out([PROMPT] * 4096, seed=1)
+    rollout = t.roll_out([world.prompt] * 4096, seed=1)
     policy, reference = world.logprobs(t.actor.policy.decoder), world.base
     exact = float((policy.exp() * (policy - reference)).sum())
     assert exact > 0.01

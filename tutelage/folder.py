@@ -47,6 +47,8 @@ class Core(Section):
     """Hugging Face folder or name, .gguf file, `smollm2-135m` (after `tutelage models get`), or `tiny`."""
     store: str = "tutelage.db"
     """Database of feedback: a SQLite file, relative to the project folder, or a postgresql:// URL."""
+    device: str = "cpu"
+    """Where networks run: cpu, cuda, cuda:1 or mps. Only the cpu has been measured."""
     seed: Seed = 0
     """Seed of every stage that has none of its own."""
 

@@ -58,7 +58,7 @@ def evaluate(
 
 
 def _reward(folder: ProjectFolder, settings: Settings, run: RunInfo) -> RewardAccuracy:
-    reward, most = load_reward(run.path / "model"), settings.evaluate.prompts
+    reward, most = load_reward(run.path / "model", settings.device), settings.evaluate.prompts
     with open_store(folder, settings) as store:
         held_out = [c for c in islice(store.comparisons("evaluation"), most) if c.pairs()]
         training = text_pairs(store.comparisons("train"))

@@ -30,7 +30,7 @@ def run_sft(folder: ProjectFolder, flags: Mapping[str, Any], *, resume: str | No
     """Fine-tune the project's model on the store's demonstrations of the training split."""
     with stage(folder, "sft", flags, resume=resume) as s:
         config = s.settings.sft
-        model = causal.load(folder.model(s.settings))
+        model = causal.load(folder.model(s.settings), device=s.settings.device)
 
         def example(d: Demonstration) -> Example:
             return model.tokenizer.example(d.prompt, d.text, max_tokens=config.max_tokens)
@@ -85,7 +85,7 @@ def run_ppo(
     with stage(folder, "ppo", flags, resume=resume, parents=parents) as s:
         config = s.settings.ppo
         model = _start_model(s)
-        reward = load_reward(folder.runs / s.run.facts["parents"][0] / "model")
+        reward = load_reward(folder.runs / s.run.facts["parents"][0] / "model", s.settings.device)
         relink(reward.scorer.decoder, model.decoder)
         room = model.decoder.config.context - config.sampling.max_tokens
 
@@ -173,11 +173,11 @@ def newest_policy(folder: ProjectFolder) -> RunInfo | None:
 def model_of(folder: ProjectFolder, settings: Core, run: RunInfo | None) -> Model:
     """A run's resulting model, or the project's model. Raises RunError when the run has not left one."""
     if run is None:
-        return causal.load(folder.model(settings))
+        return causal.load(folder.model(settings), device=settings.device)
     final = Run.open(run.path).final
     if not final.is_dir():
         raise RunError(f"{run.id} has left no model (status: {run.status}): finish it, or name another run")
-    return causal.load(final)
+    return causal.load(final, device=settings.device)
 
 
 def _start_model(s: Stage) -> Model:

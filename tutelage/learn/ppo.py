@@ -37,6 +37,7 @@ from tutelage.sample.sampler import Sampler, SamplingParams
 SAMPLER_GAP = 0.1  # nats, root mean square; 1e-5 is usual in fp32 and 1e-2 in bf16
 COLLAPSE = 3.0  # standard deviations below the reference's mean reward
 SURPRISE_ERRORS = 7.0  # standard errors by which the samples' surprise may miss the entropy
+SURPRISE_VARIANCE = 0.05  # at least, in nats²: of a policy that has collapsed every draw is the same
 
 
 class PPOConfig(Section):
@@ -182,8 +183,8 @@ def check_sampler(first: Mapping[str, float], units: int) -> None:
             f"{SAMPLER_GAP}): the sampler has stale weights or another temperature"
         )
     excess = first["ppo/surprise"] - first["ppo/entropy"]
-    error = math.sqrt(max(first["ppo/surprise_excess_square"] - excess**2, 1e-12) / units)
-    if abs(excess) > SURPRISE_ERRORS * error + 1e-4:
+    variance = max(first["ppo/surprise_excess_square"] - excess**2, SURPRISE_VARIANCE)
+    if abs(excess) > SURPRISE_ERRORS * math.sqrt(variance / units):
         raise TrainingError(
             f"the samples' mean surprise is {first['ppo/surprise']:.3f} nats a token, but the policy's entropy is "
             f"{first['ppo/entropy']:.3f}: they were drawn from another distribution (temperature, top-k, top-p?)"

@@ -37,7 +37,7 @@ class PPOState:
         if config.critic == "separate":
             start = reward.scorer.decoder if isinstance(reward, RewardModel) else model.decoder
             critic = branch(start, config.train, generator)
-        head = Head.value(decoder.head_weight().shape[1])
+        head = Head.value(decoder.head_weight().shape[1]).to(decoder.head_weight().device)
         self.actor = ActorCritic(Policy(decoder), head, critic)
         self.nets = Networks(self.actor, Policy(model.decoder), reward, features)
         self.shared = self.nets.shared

@@ -185,18 +185,18 @@ def save_reward(reward: RewardModel, folder: Path) -> None:
     """Write decoder (Hugging Face layout), head and scale into the folder."""
     model = Model(decoder=merge(reward.scorer.decoder), tokenizer=reward.tokenizer, name=str(folder))
     causal.save(model, folder)
-    save_file({"score.weight": reward.scorer.head.weight.detach().contiguous()}, folder / "score.safetensors")
+    save_file({"score.weight": reward.scorer.head.weight.detach().cpu().contiguous()}, folder / "score.safetensors")
     (folder / "reward.json").write_text(json.dumps({"mean": reward.mean, "std": reward.std}))
 
 
-def load_reward(folder: Path) -> RewardModel:
+def load_reward(folder: Path, device: str = "cpu") -> RewardModel:
     """Read what `save_reward` wrote. Raises ModelError when the folder holds no reward model."""
     if not (folder / "reward.json").exists():
         raise ModelError(f"{folder} holds no reward model (no reward.json): give the folder a reward run left")
-    model = causal.load(folder)
+    model = causal.load(folder, device=device)
     scale = json.loads((folder / "reward.json").read_text())
     head = Head(load_file(folder / "score.safetensors")["score.weight"])
-    return RewardModel(Scorer(model.decoder, head), model.tokenizer, scale["mean"], scale["std"])
+    return RewardModel(Scorer(model.decoder, head.to(device)), model.tokenizer, scale["mean"], scale["std"])
 
 
 @torch.no_grad()
@@ -231,7 +231,7 @@ def train_reward(
     decoder = branch(model.decoder if start is None else start.scorer.decoder, config.train, generator)
     width = decoder.head_weight().shape[1]
     head = Head.reward(width, generator) if start is None else Head(start.scorer.head.weight.detach().clone())
-    reward = RewardModel(Scorer(decoder, head), model.tokenizer, 0.0, 1.0)
+    reward = RewardModel(Scorer(decoder, head.to(decoder.head_weight().device)), model.tokenizer, 0.0, 1.0)
     learner = Learner(trainable(decoder) | {"head": head.weight}, config.optimizer, config.steps)
     restored = run.restore()
     if restored is not None:

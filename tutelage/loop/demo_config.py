@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-from tutelage.config import Section
+from tutelage.config import Section, Seed
+from tutelage.learn.kl import KLConfig
 from tutelage.learn.learner import OptimizerConfig
 from tutelage.learn.ppo import PPOConfig
 from tutelage.learn.reward import RewardConfig
@@ -18,7 +19,8 @@ SAMPLING = SamplingParams(max_tokens=24)
 class DemoConfig(Section):
     """The demo: sizes that fit its time, and the settings of each stage."""
 
-    seed: int = 0
+    seed: Seed = 0
+    """Seed of every stage."""
     model: str = "smollm2-135m"
     """The pretrained model; `tiny` for the miniature."""
     annotator: Literal["panel", "me"] = "panel"
@@ -45,6 +47,7 @@ class DemoConfig(Section):
         epochs=2,
         minibatches=4,
         sampling=SAMPLING,
+        kl=KLConfig(coefficient=0.05, budget=6.0),
         critic="features",
         train=TOP,
         shaping=Shaping(trace=1.0, end=EndRule(kind="none")),

@@ -35,6 +35,16 @@ def best_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def known_device(name: torch.device | str) -> torch.device:
+    """The device of that name. Raises ModelError when torch does not know it, or this machine has none."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"device is {str(name)!r}, which this machine does not have: use cpu ({error})") from error
+    return device
+
+
 def best_compute(device: torch.device | str = "cpu") -> torch.dtype:
     """bf16 only where it is faster than fp32: GPUs of Ampere or later, CPUs with AMX or AVX-512 bf16; else fp32."""
     kind = torch.device(device).type
@@ -62,7 +72,7 @@ def load(name_or_path: str | Path, *, compute: torch.dtype | None = None, device
     Weights become fp32 whatever they are stored in; `compute` None means the best for the device. Llama, Mistral, Qwen2
     and Qwen3 shapes run in our decoder, everything else through transformers (`foreign.py`). Raises ModelError.
     """
-    name, path = str(name_or_path), Path(name_or_path).expanduser()
+    name, path, device = str(name_or_path), Path(name_or_path).expanduser(), known_device(device)
     if path.suffix == ".gguf" and path.is_file():
         file = GgufFile(path)
         decoder, tokenizer = fill(Decoder(file.config), file.tensor), Tokenizer(file.tokenizer())

@@ -11,6 +11,7 @@ Four choices, each because the default hurts:
 """
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,8 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer of a model folder. Raises ModelError when it can't be read."""
     from transformers import AutoTokenizer
 
+    # it warns of every text longer than the context; we cut or refuse those ourselves
+    logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)
     try:
         return Tokenizer(AutoTokenizer.from_pretrained(str(folder)))
     except (OSError, ValueError, KeyError) as error:

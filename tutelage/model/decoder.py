@@ -238,8 +238,12 @@ class Decoder(nn.Module):
         return angle.cos(), angle.sin()
 
     def run(self, packed: Packed, start: int, stop: int, hidden: Tensor | None = None) -> Tensor:
-        """Layers start to stop over the packed rows; hidden (T, H) is the input of layer `start`, None to embed."""
-        x = self.embed(packed.tokens) if hidden is None else hidden
+        """Layers start to stop over the packed rows; hidden (T, H) is the input of layer `start`, None to embed.
+
+        Packed rows may lie on any device; the result is on the weights'.
+        """
+        packed = packed.to(self.embed.weight.device)
+        x = self.embed(packed.tokens) if hidden is None else hidden.to(self.embed.weight.device)
         if start >= stop:
             return x
         attention = Attention(packed.lengths, self.config.sliding_window, x.device)

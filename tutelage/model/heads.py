@@ -1,5 +1,7 @@
 """The root modules: what a network says of a batch. Log-probabilities and scalars are computed inside `forward`.
 
+Batches come from the CPU and numbers per token go back to it, wherever the weights are; hidden states stay with them.
+
 Legend: T packed tokens, M chosen positions, H hidden size.
 """
 
@@ -37,8 +39,9 @@ class Policy(nn.Module):
         chosen = self.decoder(batch.packed, hidden, start)[batch.index]
         weight = self.decoder.head_weight()
         low = weight if self.decoder.compute == weight.dtype else weight.to(self.decoder.compute)
-        logprob, entropy = token_logprobs(chosen, weight, batch.target, temperature=temperature, low=low)
-        return PolicyOutput(logprob, entropy, chosen)
+        target = batch.target.to(weight.device)
+        logprob, entropy = token_logprobs(chosen, weight, target, temperature=temperature, low=low)
+        return PolicyOutput(logprob.cpu(), entropy.cpu(), chosen)
 
 
 class Head(nn.Module):
@@ -59,8 +62,8 @@ class Head(nn.Module):
         return cls(torch.zeros(1, width))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """(M, H) → (M,) fp32."""
-        return F.linear(hidden.float(), self.weight)[:, 0]
+        """(M, H) → (M,) fp32, on the CPU."""
+        return F.linear(hidden.float(), self.weight)[:, 0].cpu()
 
 
 class Scored(NamedTuple):
