@@ -29,7 +29,7 @@ class DemoConfig(Section):
     """Prompts whose completions are ranked."""
     completions: int = 4
     """Completions per prompt, K."""
-    evaluation_prompts: int = 200
+    evaluation_prompts: int = 150
     """Prompts of the blind evaluation, never trained on."""
     review_tokens: int = 24
     """Longest review that is trained on, in tokens."""
@@ -50,8 +50,8 @@ class DemoConfig(Section):
         kl=KLConfig(coefficient=0.05, budget=6.0),
         critic="features",
         train=TOP,
-        shaping=Shaping(trace=1.0, end=EndRule(kind="none")),
-        optimizer=OptimizerConfig(learning_rate=1e-4, schedule="constant"),
+        shaping=Shaping(trace=1.0, end=EndRule(kind="penalty", value=0.5)),
+        optimizer=OptimizerConfig(learning_rate=1e-4, schedule="constant", warmup_steps=8),
         evaluate_every=0,
         save_every=5,
     )

@@ -35,6 +35,10 @@ SIMULATED = (
     "The annotators of this demo are simulated: five made-up people with their own noise and taste around a judge "
     "fitted on half of the reviews. To rank in their place, run: tutelage demo --annotator me"
 )
+BY_PERSON = (
+    "A person at the terminal made the rankings that trained the reward model. The held-out rankings that measure it "
+    "below are simulated."
+)
 
 
 @dataclass(frozen=True)
@@ -211,7 +215,7 @@ def _report(scene: Scene, outcome: Outcome, openings: Sequence[str], written: di
             f"A {scene.config.model} learned to continue film reviews as readers like them. "
             f"Its text was preferred to the fine-tuned model's in {rate.rate:.0%} of {rate.n} blind comparisons."
         ),
-        annotators=SIMULATED if by_panel else "The rankings were made by a person at the terminal.",
+        annotators=SIMULATED if by_panel else BY_PERSON,
         headlines=headlines,
         matches=outcome.matches,
         health=outcome.health,
