@@ -15,9 +15,9 @@ from tutelage.history import RunInfo
 from tutelage.learn.reward import RewardModel, load_reward, margins, render
 from tutelage.records import Finish, Prompt
 from tutelage.runs import Run
-from tutelage.stage import Settings, open_store
+from tutelage.stage import Settings, fitting, open_store
 from tutelage.terminal import plain
-from tutelage.wire import generate, model_of
+from tutelage.wire import generate, model_of, prompt_tokens
 
 TRAINED_ON = "the reward model the policy was trained against: over-optimisation does not show here"
 UNSEEN = "a reward model the policy was not trained against"
@@ -80,13 +80,15 @@ def _policy(
     rival = history.find_run(folder.runs, against) if against else _origin(folder, run)
     scorer, whose = _judge(folder, run, judge)
     with open_store(folder, settings) as store:
-        prompts = list(islice(store.prompts("evaluation"), settings.evaluate.prompts))
+        asked = islice(store.prompts("evaluation"), settings.evaluate.prompts)
+        policy, room = model_of(folder, settings, run), settings.sampling.max_tokens
+        prompts = [p for p, _ in fitting(asked, lambda p: (p, prompt_tokens(policy, p, room)))]
     if len(prompts) < 2:
         raise DataError(f"{len(prompts)} held-out prompts are too few: every fifth prompt is held out, so import more")
     systems, healths = [], []
     scores: dict[tuple[str, str], float] = {}
     for index, one in enumerate((run, rival)):
-        model = model_of(folder, settings, one)
+        model = policy if index == 0 else model_of(folder, settings, one)
         groups = generate(model, prompts, 1, settings.sampling, seed=settings.seed + index)
         system = System(one.id if one else settings.model, tuple(model.tokenizer.decode(g[0].tokens) for g in groups))
         finishes = [g[0].finish for g in groups]

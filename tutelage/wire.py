@@ -87,13 +87,9 @@ def run_ppo(
         model = _start_model(s)
         reward = load_reward(folder.runs / s.run.facts["parents"][0] / "model", s.settings.device)
         relink(reward.scorer.decoder, model.decoder)
-        room = model.decoder.config.context - config.sampling.max_tokens
 
         def tokens(prompt: Prompt) -> list[int]:
-            found = model.tokenizer.prompt(prompt)
-            if len(found) > room:
-                raise DataError(f"a prompt of {len(found)} tokens leaves no room in the context for an answer")
-            return found
+            return prompt_tokens(model, prompt, config.sampling.max_tokens)
 
         def example(d: Demonstration) -> Example:
             return model.tokenizer.example(d.prompt, d.text, max_tokens=s.settings.sft.max_tokens)
@@ -153,6 +149,14 @@ def sampler_of(model: Model) -> Sampler:
             return HFSampler(model.decoder, model.tokenizer.end)
         case _:
             return Engine(model.decoder, model.tokenizer.end)
+
+
+def prompt_tokens(model: Model, prompt: Prompt, room: int) -> list[int]:
+    """Tokens of a prompt. Raises DataError when they leave no `room`, in tokens, for an answer."""
+    found, context = model.tokenizer.prompt(prompt), model.decoder.config.context
+    if len(found) + room > context:
+        raise DataError(f"a prompt of {len(found)} tokens leaves no room for {room} more in a context of {context}")
+    return found
 
 
 def generate(
