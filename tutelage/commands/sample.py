@@ -12,7 +12,7 @@ from tutelage.stage import Settings
 from tutelage.terminal import Answer
 
 
-@with_settings(Settings, "model", "store", "seed", "sampling")
+@with_settings(Settings, "model", "store", "device", "seed", "sampling")
 def sample(
     *,
     prompts: Annotated[int, Parameter(validator=Number(gte=1))] = 100,

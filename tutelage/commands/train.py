@@ -11,7 +11,7 @@ from tutelage.settings import flat
 from tutelage.stage import Settings
 from tutelage.terminal import Answer, number, table
 
-CORE = ("model", "store", "seed")
+CORE = ("model", "store", "device", "seed")
 
 
 def _finished(run: Run, next_step: str) -> Answer:
