@@ -36,12 +36,11 @@ from tutelage.model.batch import Example
 from tutelage.model.causal import Model
 from tutelage.model.download import get
 from tutelage.model.heads import relink
-from tutelage.progress import progress
 from tutelage.records import Comparison, Completion, Prompt, Source
 from tutelage.runs import Run
-from tutelage.sample.engine import Engine
-from tutelage.sample.sampler import Sampled, SamplingParams
+from tutelage.sample.sampler import Sampled
 from tutelage.stage import Tally
+from tutelage.wire import generate
 
 if TYPE_CHECKING:
     from tutelage.loop.demo_report import Outcome
@@ -158,15 +157,6 @@ def fine_tune(scene: Scene) -> Model:
         return sft(scene.base, examples, config, run)
 
 
-def sample(model: Model, prompts: Sequence[Prompt], k: int, params: SamplingParams, seed: int) -> list[list[Sampled]]:
-    """K completions of each prompt."""
-    tokens = [ids for ids in (model.tokenizer.prompt(p) for p in prompts) for _ in range(k)]
-    with progress("Sampling", len(tokens)) as report:
-        engine = Engine(model.decoder, model.tokenizer.end)
-        sampled = engine.generate(tokens, params, seed=seed, progress=report)
-    return [sampled[i : i + k] for i in range(0, len(sampled), k)]
-
-
 def completions(scene: Scene, model: Model, sampled: Sequence[Sampled]) -> list[Completion]:
     """Samples of the fine-tuned model as records."""
     config, run = scene.config, scene.runs["sft"]
@@ -187,7 +177,7 @@ def collect(scene: Scene, policy: Model, store: Store, annotate: Annotate | None
     with scene.timed("Rankings", f"{len(prompts)} prompts, {k} completions each"):
         for start in range(0, len(todo), 4 if person else len(todo)):
             part = todo[start : start + (4 if person else len(todo))]
-            groups = sample(policy, part, k, scene.config.ppo.sampling, seed + len(done) + start)
+            groups = generate(policy, part, k, scene.config.ppo.sampling, seed=seed + len(done) + start)
             for prompt, group in zip(part, groups, strict=True):
                 texts = completions(scene, policy, group)
                 ranked = annotate(prompt, texts) if annotate is not None else panel_ranks(scene, prompt, texts)

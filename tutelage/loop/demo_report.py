@@ -23,12 +23,13 @@ from tutelage.evaluate.statistics import Mean, Rate, mean
 from tutelage.judge.sentiment import vader
 from tutelage.learn.reward import RewardModel, margins, render
 from tutelage.learn.rollout import response_batch
-from tutelage.loop.demo import Scene, completions, panel_ranks, sample
+from tutelage.loop.demo import Scene, completions, panel_ranks
 from tutelage.model.batch import cut
 from tutelage.model.causal import Model
 from tutelage.model.heads import Policy
 from tutelage.records import Comparison, Prompt
 from tutelage.sample.sampler import Sampled
+from tutelage.wire import generate
 
 UNSEEN = "unseen judge"
 SIMULATED = (
@@ -94,11 +95,11 @@ def write(scene: Scene, policy: Model, tuned: Model, reward: RewardModel, prompt
     """SFT, best-of-K at the same reward model, and PPO, one text each for every prompt."""
     tokens = [policy.tokenizer.prompt(p) for p in prompts]
     k, seed = scene.config.completions, 90_000 + scene.config.seed
-    groups = sample(policy, prompts, k, scene.config.ppo.sampling, seed)
+    groups = generate(policy, prompts, k, scene.config.ppo.sampling, seed=seed)
     pooled = [s for group in groups for s in group]
     scores = reward.score([(*tokens[i // k], *s.tokens) for i, s in enumerate(pooled)]).view(-1, k)
     best = scores.argmax(1).tolist()
-    trained = [group[0] for group in sample(tuned, prompts, 1, scene.config.ppo.sampling, seed + 1)]
+    trained = [group[0] for group in generate(tuned, prompts, 1, scene.config.ppo.sampling, seed=seed + 1)]
     trained_scores = reward.score([(*t, *s.tokens) for t, s in zip(tokens, trained, strict=True)])
 
     def system(name: str, sampled: Sequence[Sampled], rewards: Sequence[float]) -> Written:
