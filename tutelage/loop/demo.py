@@ -39,7 +39,7 @@ from tutelage.model.heads import relink
 from tutelage.records import Comparison, Completion, Prompt, Source
 from tutelage.runs import Run
 from tutelage.sample.sampler import Sampled
-from tutelage.stage import Tally
+from tutelage.stage import Settings, Tally
 from tutelage.wire import generate
 
 if TYPE_CHECKING:
@@ -87,17 +87,18 @@ class Scene:
 
     def stage(self, name: str, config: Section, parents: Sequence[str]) -> Run:
         """The stage's run: the one this folder already has with the same settings and parents, or a new one."""
+        kind = "reward" if name == "preference" else name
+        settings = Settings(model=self.config.model, seed=self.config.seed, **{kind: config})  # a valid --config
         journal = self.folder / "demo.json"
         known = json.loads(journal.read_text()) if journal.exists() else {}
         run = None
         if name in known and (self.folder / "runs" / known[name] / "run.json").exists():
             run = Run.open(self.folder / "runs" / known[name])
-            settings = yaml.safe_load((run.path / "config.yaml").read_text())
-            if run.facts["parents"] != list(parents) or settings != config.model_dump(mode="json"):
+            known_settings = yaml.safe_load((run.path / "config.yaml").read_text())
+            if run.facts["parents"] != list(parents) or known_settings != settings.model_dump(mode="json"):
                 run = None
         if run is None:
-            kind = "reward" if name == "preference" else name
-            run = Run.start(self.folder / "runs", kind, config, parents=parents, command="tutelage demo")
+            run = Run.start(self.folder / "runs", kind, settings, parents=parents, command="tutelage demo")
             write_atomically(journal, json.dumps(known | {name: run.id}))
         self.runs[name] = run
         return run

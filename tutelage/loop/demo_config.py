@@ -39,7 +39,7 @@ class DemoConfig(Section):
     )
     """The reward model's first training, on pairs made from the reviews' own labels (Bai et al. 2022, section 4)."""
     reward: RewardConfig = RewardConfig(
-        steps=20, batch_size=16, train=TOP, evaluate_every=0, optimizer=OptimizerConfig(learning_rate=3e-5)
+        steps=20, batch_size=16, train=TOP, evaluate_every=0, optimizer=OptimizerConfig(learning_rate=1e-5)
     )
     ppo: PPOConfig = PPOConfig(
         steps=20,
@@ -50,7 +50,7 @@ class DemoConfig(Section):
         kl=KLConfig(coefficient=0.05, budget=6.0),
         critic="features",
         train=TOP,
-        shaping=Shaping(trace=1.0, end=EndRule(kind="penalty", value=0.5)),
+        shaping=Shaping(trace=1.0, end=EndRule(kind="fixed", value=0.5)),
         optimizer=OptimizerConfig(learning_rate=1e-4, schedule="constant", warmup_steps=8),
         evaluate_every=0,
         save_every=5,
