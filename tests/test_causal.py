@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tutelage.errors import ModelError
 from tutelage.model.adapters import Lora, branch
 from tutelage.model.batch import Packed
-from tutelage.model.causal import Model, best_compute, fingerprint, load, save
+from tutelage.model.causal import Model, best_compute, best_device, fingerprint, load, save
 from tutelage.model.decoder import Decoder
 from tutelage.model.download import model_folder
 from tutelage.model.tiny import tiny_tokenizer
@@ -237,6 +237,38 @@ def test_unknown_names_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         load("nonsense")
     with pytest.raises(ModelError, match="tutelage models get smollm2-135m"):
         load("smollm2-135m")
+
+
+def test_a_hub_name_is_fetched_and_only_what_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The hub is a fake here: it gives a folder, and is asked for weights in safetensors, never for pickles."""
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    save(load("tiny"), tmp_path / "snapshot")
+    asked: list[tuple[str, list[str]]] = []
+
+    def snapshot_download(name: str, *, allow_patterns: list[str]) -> str:
+        asked.append((name, allow_patterns))
+        if name != "somebody/tiny":
+            raise LocalEntryNotFoundError("no such model")
+        return str(tmp_path / "snapshot")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert fingerprint(load("somebody/tiny").decoder) == fingerprint(load("tiny").decoder)
+    assert asked[0][0] == "somebody/tiny"
+    assert {"*.json", "*.safetensors"} <= set(asked[0][1])
+    assert not any("bin" in pattern for pattern in asked[0][1])
+    with pytest.raises(ModelError, match="no folder somebody/else, and the hub gave no model of that name"):
+        load("somebody/else")
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_auto_is_the_best_device_there_is(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert best_device().type == ("cuda" if there else "cpu")
+    if not there:
+        assert load("tiny", device="auto").decoder.embed.weight.device.type == "cpu"
 
 
 @pytest.mark.slow

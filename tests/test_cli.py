@@ -20,6 +20,7 @@ from tutelage.folder import ProjectFolder
 from tutelage.history import list_runs
 from tutelage.questions import FILE, read_questions
 from tutelage.records import Prompt
+from tutelage.stage import Settings
 
 SMALL = ["--sampling.max_tokens", "8"]
 TINY = ["batch_size", "4", "max_tokens", "48", "save_every", "1"]
@@ -107,6 +108,10 @@ def test_the_whole_way_from_files_to_a_policy_and_back_to_its_people(
     listed = filled.figures("runs", "list")["runs"]
     assert {r["kind"]: r["status"] for r in listed} == dict.fromkeys(("sft", "sample", "reward", "ppo"), "done")
     assert "sft/loss" in filled("runs", "show", sft["run"])
+    for run in listed:  # what a run was resolved to is itself a settings file that resolves to the same
+        config = Path(run["path"]) / "config.yaml"
+        again = ProjectFolder.at(filled.folder, config).settings(Settings)
+        assert again.model_dump(mode="json") == yaml.safe_load(config.read_text()), run["kind"]
     differ = filled.figures("runs", "compare", reward["run"], sft["run"])
     assert differ["settings"]["sft.steps"] == [200, 2]
 
@@ -275,7 +280,7 @@ def test_resuming_reads_what_the_run_began_with(filled: Shell) -> None:
     seen = []
 
     def counting(_model: Any, examples: Any, *_args: Any, **_kwargs: Any) -> None:
-        seen.append(examples)
+        seen.append(list(examples))
         if len(seen) == 1:
             raise Interrupted("stop")
 
@@ -292,7 +297,7 @@ def test_resuming_reads_what_the_run_began_with(filled: Shell) -> None:
 def test_help_has_units_and_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["ppo", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert "Episodes (prompts) per rollout. [default: 64]" in text
+    assert "Episodes (completions) per rollout. [default: 64]" in text
     assert "in nats" in text
 
 

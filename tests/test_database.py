@@ -106,6 +106,23 @@ def test_what_cannot_be_opened_says_what_to_do(tmp_path: Path, url: str, sentenc
     assert "secret" not in str(caught.value)
 
 
+def test_a_full_disk_is_explained_and_what_was_stored_stays(tmp_path: Path) -> None:
+    """A database that may not grow any further says so in SQLite's words for a full disk."""
+    with Store(tmp_path / "a.db") as store:
+        store.add(*(pair(i) for i in range(10)))
+
+        @event.listens_for(store._engine, "connect")
+        def limit(connection: sqlite3.Connection, _record: object) -> None:
+            connection.execute(f"PRAGMA max_page_count={connection.execute('PRAGMA page_count').fetchone()[0]}")
+
+        store._engine.dispose()
+        with pytest.raises(StoreError, match=r"full.*make room and try again. What was stored before is intact"):
+            store.add(*(pair(i) for i in range(10, 3000)))
+    with Store(tmp_path / "a.db") as store:
+        assert [c.id for c in store.comparisons()] == [f"pair{i}" for i in range(10)]
+        assert store.add(pair(10)) == 1
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_read_only_database_says_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "a.db"

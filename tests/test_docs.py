@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE, DOCS = ROOT / "tutelage", ROOT / "docs"
 PAGES = sorted([*DOCS.glob("*.md"), ROOT / "README.md", ROOT / "CHANGELOG.md"])
 MARK = "<!-- Generated from the code by `python tests/test_docs.py`: edit docstrings, not this page. -->\n"
-METRIC = re.compile(r'"((?:sft|reward|ppo)/[a-z0-9_]+)"')
+METRIC = re.compile(r'"((?:sft|reward|ppo|dpo|group|raft)/[a-z0-9_]+)"')
 WIDTH = 10_000  # no line is folded
 
 
@@ -94,22 +94,39 @@ def test_the_commands_page_is_what_help_says():
     assert written.strip() == generated().strip(), "docs/cli.md is stale: run `python tests/test_docs.py`"
 
 
+SERVES = ("studio",)  # runs until it is stopped, and ends in no figures
+
+
+def test_every_command_that_ends_in_figures_takes_json():
+    every = list(commands())
+    groups = {words[:1] for words in every if len(words) > 1}
+    asked = [words for words in every if words[0] not in SERVES and words not in groups]
+    assert len(asked) > 15
+    assert [" ".join(words) for words in asked if "--json" not in "".join(help_of(*words))] == []
+
+
 # ---- metrics, settings, errors
+
+
+def page_of(kind):
+    """The page that explains the metrics of a kind of run."""
+    return page({"raft": "best-of-n.md"}.get(kind, f"{kind}.md"))
 
 
 def test_every_metric_is_explained_on_its_page():
     found = {m for p in PACKAGE.rglob("*.py") for m in METRIC.findall(p.read_text(encoding="utf-8"))}
     assert len(found) > 25
-    missing = sorted(m for m in found if f"`{m}`" not in page(f"{m.split('/')[0]}.md"))
+    missing = sorted(m for m in found if f"`{m}`" not in page_of(m.split("/")[0]))
     assert not missing, f"metrics that no page explains: {missing}"
 
 
 def test_every_metric_explained_is_logged():
+    """Figures that several algorithms share stand in the code without the algorithm's name."""
     code = "".join(p.read_text(encoding="utf-8") for p in PACKAGE.rglob("*.py"))
-    for name in ("sft", "reward", "ppo"):
-        for metric in re.findall(rf"^\| `({name}/[a-z0-9_]+)`", page(f"{name}.md"), re.MULTILINE):
-            said = metric.split("/")[1] if metric in ("ppo/grad_norm", "ppo/learning_rate") else metric  # the learner's
-            assert f'"{said}"' in code, f"docs/{name}.md explains {metric}, which nothing logs"
+    for name in ("sft", "reward", "ppo", "dpo", "group", "raft"):
+        for metric in re.findall(rf"^\| `({name}/[a-z0-9_]+)`", page_of(name), re.MULTILINE):
+            said = f'"{metric}"' in code or f'"{metric.split("/")[1]}"' in code
+            assert said, f"{metric} is explained, but nothing logs it"
 
 
 def sections(section):
@@ -138,7 +155,8 @@ def test_every_setting_is_on_a_page():
     assert {("SFTConfig", "steps"), ("KLConfig", "budget"), ("Lora", "alpha"), ("SamplingParams", "slots")} <= fields
     flags = {leaf.key.rsplit(".", 1)[-1] for leaf in leaves(Settings)}
     groups = {key for leaf in leaves(Settings) for key in leaf.key.split(".")[:-1]}
-    assert {name for _, name in fields} <= flags | groups
+    of_rules = {name for _, name in fields if f"`{name}`" in page("rules.md")}  # lists of sections have no flags
+    assert {name for _, name in fields} <= flags | groups | of_rules
 
 
 def test_every_error_is_on_its_page():

@@ -137,6 +137,34 @@ def test_one_three_and_sixty_four_slots_agree() -> None:
     assert len({len(t) for t in tokens[0]}) > 3  # rows ended at many different steps
 
 
+@pytest.mark.parametrize("capture", [None, 1])
+def test_a_stream_gains_the_tokens_that_generate_returns(capture: int | None) -> None:
+    engine, prompts, params = (
+        Engine(decoder_of(LLAMA), END, capture=capture),
+        prompts_of(9),
+        SamplingParams(max_tokens=14, slots=4),
+    )
+    grown: dict[int, list[int]] = {i: [] for i in range(9)}
+    sizes = []
+    for step in engine.stream(prompts, params, seed=7):
+        sizes.append(len(step))
+        for i, token in step.items():
+            grown[i].append(token)
+        assert torch.is_grad_enabled()  # the reader's own code keeps its gradients
+    assert [tuple(t) for t in grown.values()] == [s.tokens for s in engine.generate(prompts, params, seed=7)]
+    assert max(sizes) == 4
+    assert list(engine.stream([], params, seed=7)) == []
+
+
+def test_who_stops_reading_a_stream_stops_the_work() -> None:
+    engine = Engine(decoder_of(LLAMA), END)
+    stream = engine.stream([[1, 2]], SamplingParams(max_tokens=30), seed=0)
+    first = next(stream)
+    assert first == {0: engine.generate([[1, 2]], SamplingParams(max_tokens=30), seed=0)[0].tokens[0]}
+    stream.close()
+    assert list(stream) == []
+
+
 def test_repeated_prompts_draw_differently_and_seeds_repeat() -> None:
     engine, params = Engine(decoder_of(LLAMA), END), SamplingParams(max_tokens=10)
     once = engine.generate([[1, 2, 3]] * 8, params, seed=1)

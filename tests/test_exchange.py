@@ -196,6 +196,8 @@ def test_rankings_ties_and_what_a_format_cannot_say(store: Store, tmp_path: Path
         "tutelage": (7, 0),
         "hh-rlhf": (0, 2),  # a system message has no place in a dialogue of Human and Assistant
         "pandalm": (0, 2),
+        "argilla": (2, 0),
+        "label-studio": (0, 2),  # both have ties
         "preference": (5, 1),  # ranks 2 1 2 4 decide five pairs of six; the other comparison is a tie
         "unpaired": (1, 0),
         "prompt-completion": (1, 0),

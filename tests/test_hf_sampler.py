@@ -71,6 +71,8 @@ def test_it_gives_the_engines_completions(extra: dict[str, float]) -> None:
     assert [(s.tokens, s.finish) for s in theirs] == [(s.tokens, s.finish) for s in ours]
     for a, b in zip(theirs, ours, strict=True):
         assert torch.allclose(a.logprobs, b.logprobs, atol=1e-5, rtol=0)
+    steps = list(HFSampler(ForeignDecoder(inner), END).stream(PROMPTS, params, seed=4))
+    assert [tuple(s[i] for s in steps if i in s) for i in range(len(PROMPTS))] == [s.tokens for s in ours]
 
 
 def decoder_like(inner: LlamaForCausalLM) -> Decoder:

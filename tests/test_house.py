@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tutelage.cli import COMMANDS
+from tutelage.commands.judge import judge
 from tutelage.commands.look import models, runs
 
 ROOT = Path(__file__).parent.parent
@@ -27,11 +28,14 @@ LEVELS = (  # a module may import from the levels above its own, and from its ow
     ("sample",),
     ("learn", "judge"),
     ("evaluate",),
+    ("quality",),
     ("folder",),
     ("stage",),
     ("wire",),
-    ("trial",),
+    ("roads", "roads_rl"),
+    ("trial", "judging", "prioritising"),
     ("project",),
+    ("studio",),
     ("loop",),
     ("commands",),
     ("cli",),
@@ -140,7 +144,7 @@ def metric_names() -> list[str]:
         if part_of(path) == "learn":
             for node in ast.walk(tree):
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                    found |= set(re.findall(r"^(?:sft|reward|ppo)/[a-z0-9_]+$", node.value))
+                    found |= set(re.findall(r"^(?:sft|reward|ppo|dpo|group|raft)/[a-z0-9_]+$", node.value))
     return sorted(found)
 
 
@@ -154,7 +158,7 @@ def test_every_metric_is_explained(name: str) -> None:
 
 
 def commands() -> Iterator[str]:
-    groups = {"runs": runs, "models": models}
+    groups = {"runs": runs, "models": models, "judge": judge}
     for name, *_ in COMMANDS:
         inner = [one for one in groups[name] if not one.startswith("-")] if name in groups else [""]
         yield from (f"{name} {one}".strip() for one in inner)

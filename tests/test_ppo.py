@@ -126,12 +126,12 @@ def test_a_sampler_at_another_temperature_is_found_out(tmp_path):
 
 
 def test_stale_log_probabilities_are_found_out():
-    fine = {"ppo/log_ratio_square": 1e-10, "ppo/surprise": 2.0, "ppo/entropy": 2.01, "ppo/surprise_excess_square": 1.0}
+    fine = {"log_ratio_square": 1e-10, "surprise": 2.0, "entropy": 2.01, "surprise_excess_square": 1.0}
     check_sampler(fine, 400)
     with pytest.raises(TrainingError, match="stale weights"):
-        check_sampler(fine | {"ppo/log_ratio_square": 0.04}, 400)
+        check_sampler(fine | {"log_ratio_square": 0.04}, 400)
     with pytest.raises(TrainingError, match="entropy"):
-        check_sampler(fine | {"ppo/surprise": 1.5}, 400)
+        check_sampler(fine | {"surprise": 1.5}, 400)
 
 
 def test_best_needs_held_out_prompts(tmp_path):

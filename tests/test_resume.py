@@ -31,12 +31,12 @@ SCRIPT = """
 import os, signal, sys
 import torch
 torch.set_num_threads(1)
-import tutelage.checkpoint, tutelage.learn.ppo_state, tutelage.learn.learner
+import tutelage.checkpoint, tutelage.learn.online, tutelage.learn.learner
 sys.path.insert(0, {tests!r})
 from test_resume import train
 place, count = sys.argv[2], int(sys.argv[3])
 owner, name = dict(
-    rollout=(tutelage.learn.ppo_state, "make_rollout"),
+    rollout=(tutelage.learn.online, "make_rollout"),
     update=(tutelage.learn.learner.Learner, "update"),
     save=(tutelage.checkpoint, "sync"),
 )[place]

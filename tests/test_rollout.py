@@ -7,10 +7,11 @@ import torch
 from exact import ppo_config, token_world
 
 from tutelage.errors import ConfigError
-from tutelage.learn.ppo import PPOConfig, minibatch_plan, ppo_loss, rollout_metrics
+from tutelage.learn.ppo import PPOConfig, minibatch_plan, ppo_loss
 from tutelage.learn.ppo_state import PPOState
 from tutelage.learn.reward import RewardModel
 from tutelage.learn.rollout import EndRule, end_scores, response_batch, token_rewards
+from tutelage.learn.vital_signs import rollout_metrics
 from tutelage.model.adapters import Top, branch
 from tutelage.model.causal import Model
 from tutelage.model.heads import Head, Policy, Scorer, common_layers, relink
@@ -70,16 +71,16 @@ def test_the_first_minibatch_has_ratio_one_and_clips_nothing(critic):
     rollout = t.roll_out(PROMPTS, seed=3)
     _, logged = ppo_loss(t.actor, rollout.take(range(6)), t.config, t.shared)
     units = len(rollout.old)
-    assert float(logged["ppo/ratio"] / units) == pytest.approx(1, abs=1e-5)
-    assert float(logged["ppo/clip_fraction"]) == 0
-    assert float(logged["ppo/log_ratio_square"] / units) < 1e-10
+    assert float(logged["ratio"] / units) == pytest.approx(1, abs=1e-5)
+    assert float(logged["clip_fraction"]) == 0
+    assert float(logged["log_ratio_square"] / units) < 1e-10
 
 
 def test_in_bf16_sampler_and_trainer_agree_to_a_hundredth_of_a_nat():
     t = state(compute=torch.bfloat16)
     rollout = t.roll_out(PROMPTS, seed=3)
     _, logged = ppo_loss(t.actor, rollout.take(range(6)), t.config, t.shared)
-    assert 0 < float(logged["ppo/log_ratio_square"] / len(rollout.old)) ** 0.5 < 0.02
+    assert 0 < float(logged["log_ratio_square"] / len(rollout.old)) ** 0.5 < 0.02
     assert all(p.dtype == torch.float32 for p in t.policy_weights.values())
 
 
@@ -128,7 +129,7 @@ def test_kl_of_a_response_is_the_sum_of_its_tokens():
     exact = float((policy.exp() * (policy - reference)).sum())
     assert exact > 0.01
     assert float(rollout.sequence_kl.mean()) == pytest.approx(exact, abs=4 * float(rollout.sequence_kl.std()) / 64)
-    assert rollout_metrics(rollout, 1.0)["ppo/kl"] == pytest.approx(float(rollout.sequence_kl.mean()))
+    assert rollout_metrics(rollout, 1.0)["kl"] == pytest.approx(float(rollout.sequence_kl.mean()))
 
 
 def test_features_need_a_reward_model():

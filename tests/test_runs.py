@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors import SafetensorError
 
 from tutelage import checkpoint, history
 from tutelage.config import Section
@@ -269,6 +270,23 @@ def test_full_disk_while_weights_are_written(run: Run) -> None:
     with pytest.raises(RunError, match=r"No space left on device.*There is none before it"):
         run.save(1, state(1), full)
     assert run.restore() is None
+
+
+def test_a_result_is_left_whole_or_not_at_all(run: Run) -> None:
+    def full(folder: Path) -> None:
+        (folder / "half").write_text("x")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    with pytest.raises(RunError, match=r"cannot write .*model: .*No space left.*Free some disk space, then resume"):
+        run.leave(full)
+    assert not run.final.exists()
+    run.leave(lambda folder: (folder / "one").write_text("1") and None)
+    with pytest.raises(RunError):
+        run.leave(full)
+    assert [p.name for p in run.final.iterdir()] == ["one"]
+    run.leave(lambda folder: (folder / "two").write_text("2") and None)  # a resumed run leaves its own
+    assert [p.name for p in run.final.iterdir()] == ["two"]
+    assert list(run.path.glob(f"{checkpoint.TEMPORARY}*")) == []
 
 
 def test_two_processes_cannot_write_one_run(run: Run) -> None:

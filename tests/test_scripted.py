@@ -26,6 +26,11 @@ def test_max_tokens_cuts() -> None:
     assert (cut[0].tokens, cut[0].finish, len(cut[0].logprobs)) == ((1, 2), "length", 2)
 
 
+def test_a_stream_gives_a_token_a_step() -> None:
+    sampler = Scripted([[1, END], [2, 3, 4]], END)
+    assert list(sampler.stream([[7]] * 2, SamplingParams(), seed=0)) == [{0: 1, 1: 2}, {0: END, 1: 3}, {1: 4}]
+
+
 def test_texts_become_tokens_with_an_end() -> None:
     tokenizer = tiny_tokenizer()
     sampler = Scripted.texts(["good", "bad"], tokenizer.encode, tokenizer.end)

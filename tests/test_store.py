@@ -205,6 +205,34 @@ def test_prompts_nobody_has_ranked(url: str) -> None:
         assert list(store.prompts("train", ranked=False)) == of_split
 
 
+def test_records_by_row_number(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "PAGE", 3)
+    written = [Demonstration(id=f"d{i}", prompt=pair(i).prompt, text=f"t{i}", annotator=ANN) for i in range(9)]
+    pairs = [pair(i, BOB if i % 3 == 0 else ANN) for i in range(30)]
+    with Store(url) as store:
+        store.add(*pairs, *written)
+        store.retract("pair4")
+        for split in ("train", "evaluation"):
+            wanted = [c for c in pairs if c.prompt.split == split and c.id != "pair4"]
+            asked = list(store.asked("comparisons", split))
+            assert [prompt for _, prompt in asked] == [c.prompt for c in wanted]
+            numbers = [number for number, _ in asked]
+            mixed = [*numbers[::-1], *numbers[:2]]  # any order, some twice, over several pages
+            assert store.comparisons_at(mixed) == [*wanted[::-1], *wanted[:2]]
+            by = store.labelled_by("comparisons", split, numbers[-1])
+            assert dict(by) == {who: n for who in (ANN, BOB) if (n := sum(c.annotator == who for c in wanted))}
+            assert [n for _, n in by] == sorted((n for _, n in by), reverse=True)
+            assert sum(n for _, n in store.labelled_by("comparisons", split, numbers[1])) == 2
+            prompts = [number for number, _ in store.asked("prompts", split)]
+            assert store.prompts_at(prompts) == list(store.prompts(split))
+            texts = [number for number, _ in store.asked("demonstrations", split)]
+            assert store.demonstrations_at(texts) == [d for d in written if d.prompt.split == split]
+        store.retract(wanted[0].id)
+        assert store.comparisons_at(numbers)[0] == wanted[0]  # what a run began with stays readable
+        with pytest.raises(StoreError, match="no row 999 in comparisons: another database"):
+            store.comparisons_at([numbers[0], 999])
+
+
 def test_all_or_none(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "CHUNK", 10)
 
@@ -273,7 +301,7 @@ def test_a_newer_database_is_refused(url: str) -> None:
         store.add(pair(1))
         with store._engine.begin() as connection:
             connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
-    with pytest.raises(StoreError, match=r"schema 9999.*knows up to 0001.*pip install --upgrade"):
+    with pytest.raises(StoreError, match=r"schema 9999.*knows up to 0002.*pip install --upgrade"):
         Store(url)
 
 

@@ -32,17 +32,37 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a small text file so that a reader sees the old text or the new, whatever crashes. Raises RunError."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a small file so that a reader sees the old content or the new, whatever crashes. Raises RunError."""
     temporary = path.with_name(f"{TEMPORARY}{path.name}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise RunError(f"cannot write {path}: {error}. Free some disk space or mend its permissions.") from error
+
+
+def replace_folder(path: Path, write: Callable[[Path], None]) -> None:
+    """Make a folder of what `write` puts into it, in the place of the one that is there; all or nothing.
+
+    Raises RunError when it cannot be written (a full disk).
+    """
+    temporary = path.with_name(f"{TEMPORARY}{path.name}")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        _written(temporary, write)
+        for file in _files(temporary):
+            sync(file)
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.rename(path)
+        sync(path.parent)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise RunError(f"cannot write {path}: {error}. Free some disk space, then resume.") from error
 
 
 def save(
@@ -85,7 +105,6 @@ def save(
 
 def _fill(folder: Path, state: Mapping[str, Any], write: Callable[[Path], None] | None) -> None:
     import torch
-    from safetensors import SafetensorError
 
     with open(folder / STATE, "wb") as file:
         try:
@@ -98,10 +117,17 @@ def _fill(folder: Path, state: Mapping[str, Any], write: Callable[[Path], None] 
         shutil.rmtree(folder, ignore_errors=True)
         raise TypeError(f"this state could not be loaded again, so it is no checkpoint: {error}") from error
     if write is not None:
-        try:
-            write(folder)
-        except SafetensorError as error:
-            raise OSError(f"weights: {error}") from error
+        _written(folder, write)
+
+
+def _written(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill the folder; safetensors reports a failed write in its own way."""
+    from safetensors import SafetensorError
+
+    try:
+        write(folder)
+    except SafetensorError as error:
+        raise OSError(f"weights: {error}") from error
 
 
 def _files(folder: Path) -> list[Path]:

@@ -8,7 +8,9 @@ TutelageError
 ├── RunError          a run directory
 │   ├── CheckpointError   a checkpoint is missing, incomplete or of another run
 │   └── Interrupted       the user asked to stop; everything is saved
-└── TrainingError     the numbers went wrong: NaN, nothing to train on, KL out of bounds
+├── JudgeError        an AI judge that cannot be asked, or has not judged where it must
+├── TrainingError     the numbers went wrong: NaN, nothing to train on, KL out of bounds
+└── StudioError       in the studio: not signed in, not allowed, unknown, or an answer that cannot be taken
 """
 
 
@@ -44,5 +46,19 @@ class Interrupted(RunError):  # noqa: N818 - a wish of the user's, not an error
     """The user asked to stop. Everything is saved; the message says how to resume."""
 
 
+class JudgeError(TutelageError):
+    """An AI judge or its endpoint cannot be asked, or has not judged where a judgement is needed."""
+
+
 class TrainingError(TutelageError):
     """Training cannot go on: not a number, nothing to train on, or a bound was passed."""
+
+
+class StudioError(TutelageError):
+    """The studio cannot do what was asked: not signed in, not allowed, unknown, malformed. `status` is HTTP's."""
+
+    def __init__(self, message: str, status: int = 400, retry_after: float | None = None) -> None:
+        """`retry_after`: seconds to wait before asking again, where waiting helps."""
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after

@@ -17,10 +17,15 @@ SECTIONS = (
     "sft",
     "reward",
     "ppo",
+    "dpo",
+    "group",
+    "raft",
+    "rules",
     "sampling",
     "evaluate",
+    "judge",
 )  # beside `Core` in the file; checked when training code is loaded
-SEEDED = ("sft", "reward", "ppo")
+SEEDED = ("sft", "reward", "ppo", "dpo", "group", "raft")
 C = TypeVar("C", bound="Core")
 NEW_CONFIG = """\
 # Settings of this project. Flags win over them: `tutelage sft --sft.steps 100`.
@@ -48,7 +53,7 @@ class Core(Section):
     store: str = "tutelage.db"
     """Database of feedback: a SQLite file, relative to the project folder, or a postgresql:// URL."""
     device: str = "cpu"
-    """Where networks run: cpu, cuda, cuda:1 or mps. Only the cpu has been measured."""
+    """Where networks run: cpu, cuda, cuda:1, mps, or auto for a GPU where there is one. Only the cpu was measured."""
     seed: Seed = 0
     """Seed of every stage that has none of its own."""
 

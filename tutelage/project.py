@@ -14,8 +14,14 @@ from tutelage.folder import ProjectFolder
 from tutelage.history import Difference, Lineage, RunInfo
 
 if TYPE_CHECKING:
+    from tutelage.evaluate.best_of_n import Point
     from tutelage.feedback.exchange import ExportReport, Format, ImportReport
     from tutelage.feedback.store import Store
+    from tutelage.judge.score import ScoreReward
+    from tutelage.judging import Labelling, Validation
+    from tutelage.learn.online_dpo import Annotate
+    from tutelage.prioritising import Prioritised
+    from tutelage.quality.summary import Quality
     from tutelage.questions import Question
     from tutelage.records import Annotator, Split
     from tutelage.runs import Run
@@ -76,6 +82,29 @@ class Project:
         with self.store(settings) as store:
             return export_file(path, format, store, split=split)
 
+    def prioritise(self, batch: str, scorers: Sequence[str], settings: Flags = NONE) -> "Prioritised":
+        """Order what is left of a batch by how much an ensemble of reward runs would learn from each answer."""
+        from tutelage.prioritising import prioritise
+
+        return prioritise(self.folder, settings, batch, scorers)
+
+    def backup(self, path: Path | str | None = None, settings: Flags = NONE) -> Path:
+        """Write the whole store to a file, or to one named by the time in the project folder. Returns the file."""
+        from tutelage.feedback.backup import back_up, backup_name
+        from tutelage.feedback.database import parse_url
+
+        url = parse_url(self.folder.store_url(self.folder.core(settings)))
+        made = self.folder.path / backup_name(url) if path is None else Path(path)
+        back_up(url, made)
+        return made
+
+    def restore(self, path: Path | str, *, replace: bool = False, settings: Flags = NONE) -> None:
+        """Bring the store to what a backup holds; with `replace` also where it is not empty. Stop the studio first."""
+        from tutelage.feedback.backup import restore
+        from tutelage.feedback.database import parse_url
+
+        restore(Path(path), parse_url(self.folder.store_url(self.folder.core(settings))), replace=replace)
+
     def sft(self, settings: Flags = NONE, *, resume: str | None = None) -> "Run":
         """Fine-tune on the store's demonstrations. `resume`: "newest" unfinished run, or the id of one."""
         from tutelage.wire import run_sft
@@ -101,6 +130,62 @@ class Project:
 
         return run_ppo(self.folder, settings, start=start, scorer=scorer, resume=resume)
 
+    def dpo(
+        self,
+        settings: Flags = NONE,
+        *,
+        start: str | None = None,
+        online: "Annotate | str | None" = None,
+        resume: str | None = None,
+    ) -> "Run":
+        """Train the newest sft run's model (or `start`'s) on the store's rankings, without a reward model.
+
+        `online`: compare its own fresh samples instead, by a function of prompt and completions, or a reward run.
+        """
+        from tutelage.roads import run_dpo
+
+        return run_dpo(self.folder, settings, start=start, online=online, resume=resume)
+
+    def group(
+        self,
+        settings: Flags = NONE,
+        *,
+        start: str | None = None,
+        scorer: str | None = None,
+        resume: str | None = None,
+    ) -> "Run":
+        """Train as `ppo` does, but by RLOO, GRPO or REINFORCE, against a reward run or the settings' rules."""
+        from tutelage.roads_rl import run_group
+
+        return run_group(self.folder, settings, start=start, scorer=scorer, resume=resume)
+
+    def raft(
+        self,
+        settings: Flags = NONE,
+        *,
+        start: str | None = None,
+        scorer: str | None = None,
+        resume: str | None = None,
+    ) -> "Run":
+        """Fine-tune the newest sft run's model (or `start`'s) on the best of its own samples, in rounds."""
+        from tutelage.roads_rl import run_raft
+
+        return run_raft(self.folder, settings, start=start, scorer=scorer, resume=resume)
+
+    def best_of_n(
+        self,
+        settings: Flags = NONE,
+        *,
+        run: str | None = None,
+        scorer: str | None = None,
+        gold: str | None = None,
+        samples: int = 64,
+    ) -> "tuple[Run, tuple[Point, ...]]":
+        """The best-of-n curve of the newest policy (or `run`'s) on held-out prompts, drawn in the run it returns."""
+        from tutelage.roads_rl import run_curve
+
+        return run_curve(self.folder, settings, model=run, scorer=scorer, gold=gold, samples=samples)
+
     def sample(
         self, settings: Flags = NONE, *, model: str | None = None, prompts: int = 100, completions: int = 4
     ) -> "tuple[Run, int]":
@@ -117,6 +202,20 @@ class Project:
         with self.store(settings) as store:
             return list(unanswered(read_questions(path), store.comparisons(annotator=annotator)))
 
+    def quality(
+        self,
+        settings: Flags = NONE,
+        *,
+        gold: str | None = None,
+        wage: float | None = None,
+        split: "Split | None" = None,
+    ) -> "Quality":
+        """How good the store's labels are. `gold`: an annotator whose rankings are right; `wage`: an hour's."""
+        from tutelage.quality.summary import of_store
+
+        with self.store(settings) as store:
+            return of_store(store, gold=gold, wage=wage, split=split)
+
     def evaluate(
         self, run: str, settings: Flags = NONE, *, against: str | None = None, judge: str | None = None
     ) -> "Trial":
@@ -130,6 +229,34 @@ class Project:
         from tutelage.evaluate.run_report import write_run_report
 
         return write_run_report(history.find_run(self.folder.runs, run).path)
+
+    def judge_compare(
+        self, settings: Flags = NONE, *, source: str | None = None, file: Path | None = None
+    ) -> "Labelling":
+        """Let AI judges (`judge.panel`) label the pairs of the newest sampling run, of `source`, or of a file."""
+        from tutelage.judging import run_compare
+
+        return run_compare(self.folder, settings, source=source, file=file)
+
+    def judge_validate(
+        self,
+        settings: Flags = NONE,
+        *,
+        file: Path | None = None,
+        format: "Format | Literal['auto']" = "auto",
+        pairs: int = 200,
+        split: "Split | None" = None,
+    ) -> "Validation":
+        """Measure AI judges on pairs that people have decided, of the store or of a file."""
+        from tutelage.judging import run_validate
+
+        return run_validate(self.folder, settings, file=file, format=format, most=pairs, split=split)
+
+    def judge_reward(self, settings: Flags = NONE) -> "ScoreReward":
+        """The judge as a reward function of (prompt, text), from -1 to 1: direct RLAIF."""
+        from tutelage.judging import score_reward
+
+        return score_reward(self.folder, settings)
 
     def runs(self, kind: str | None = None) -> list[RunInfo]:
         """Every run, newest first."""

@@ -50,5 +50,7 @@ def read_questions(path: Path) -> list[Question]:
 
 def unanswered(questions: Iterable[Question], answers: Iterable[Comparison]) -> Iterator[Question]:
     """The questions nobody of these answers has ranked, in their order."""
-    done = {frozenset(c.id for c in answer.completions) for answer in answers}
-    return (q for q in questions if q.key not in done)
+    asked = {q.key: q for q in questions}
+    for answer in answers:
+        asked.pop(frozenset(c.id for c in answer.completions), None)
+    return iter(asked.values())

@@ -1,7 +1,7 @@
 """A run directory: one training run, from its settings to its weights. Append-only; nothing in it is ever lost.
 
-run.json (kind, parents, status, versions) · config.yaml (itself a valid `--config`) · metrics.jsonl · samples.jsonl ·
-eval.json · checkpoints/000200/ · model/ (the resulting weights, Hugging Face layout)
+run.json (kind, parents, status, versions) · config.yaml (itself a valid `--config`) · rows/ (which records it reads) ·
+metrics.jsonl · samples.jsonl · eval.json · checkpoints/000200/ · model/ (the weights, Hugging Face layout)
 """
 
 import fcntl
@@ -143,6 +143,10 @@ class Run:
         except (OSError, RuntimeError) as error:
             raise CheckpointError(f"cannot read {folder / checkpoint.STATE}: {error}") from error
         return step, state, folder
+
+    def leave(self, write: Callable[[Path], None]) -> None:
+        """Leave the run's result in `final`, whole or not at all. Raises RunError when the disk is full."""
+        checkpoint.replace_folder(self.final, write)
 
     def evaluate(self, numbers: Mapping[str, Any]) -> None:
         """Write eval.json: numbers with their intervals and counts."""

@@ -136,9 +136,26 @@ def leaves(section: type[Section], default: Section | None = None, prefix: str =
         else:
             kinds = {str(one.model_fields[KIND].default): one for one in inner}
             yield Leaf(f"{key}.{KIND}", info.description or "", Literal[tuple(kinds)], dict(value)[KIND])
-            for kind, one in kinds.items():
-                own = (leaf for leaf in leaves(one, value, f"{key}.") if leaf.key != f"{key}.{KIND}")
-                yield from (replace(leaf, help=f"{leaf.help} Only of kind {kind}.") for leaf in own)
+            yield from _of_kinds(kinds, value, key)
+
+
+def _of_kinds(kinds: Mapping[str, type[Section]], value: Any, key: str) -> Iterator[Leaf]:
+    """The settings of all kinds of a section; one that several have comes once, with what each says of it."""
+    found: dict[str, list[tuple[str, Leaf]]] = {}
+    for kind, one in kinds.items():
+        for leaf in leaves(one, value, f"{key}."):
+            if leaf.key != f"{key}.{KIND}":
+                found.setdefault(leaf.key, []).append((kind, leaf))
+    for same in found.values():
+        said: dict[tuple[str, Any], list[str]] = {}
+        for kind, leaf in same:
+            said.setdefault((leaf.help, leaf.default), []).append(kind)
+        first = same[0][1]
+        if len(said) == 1:
+            yield replace(first, help=f"{first.help} Only of kind {', '.join(kind for kind, _ in same)}.")
+        else:
+            parts = [f"{', '.join(of)}: {help} Default {default}." for (help, default), of in said.items()]
+            yield replace(first, help=" ".join(parts), default="by kind")
 
 
 def _inner(section: type[Section], name: str) -> list[type[Section]]:

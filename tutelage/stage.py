@@ -5,21 +5,34 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from tutelage import history
+from tutelage.checkpoint import complete, write_atomically
 from tutelage.config import Section
 from tutelage.errors import DataError, Interrupted, RunError, TrainingError
-from tutelage.feedback.store import Store
+from tutelage.feedback.store import Store, Trainable
 from tutelage.folder import Core, ProjectFolder
 from tutelage.history import RunInfo
+from tutelage.judge.compare import JudgeConfig
+from tutelage.judge.rules import RulesConfig
+from tutelage.learn.best_of_n import RaftConfig
+from tutelage.learn.dpo import DPOConfig
+from tutelage.learn.group import GroupConfig
 from tutelage.learn.ppo import PPOConfig
 from tutelage.learn.reward import RewardConfig
 from tutelage.learn.sft import SFTConfig
-from tutelage.records import Annotator, Comparison, Demonstration
+from tutelage.model.batch import Lazy
+from tutelage.progress import console
+from tutelage.records import Annotator, Comparison, Demonstration, Prompt, Split
 from tutelage.runs import Run
 from tutelage.sample.sampler import SamplingParams
 
@@ -44,8 +57,13 @@ class Settings(Core):
     sft: SFTConfig = SFTConfig()
     reward: RewardConfig = RewardConfig()
     ppo: PPOConfig = PPOConfig()
+    dpo: DPOConfig = DPOConfig()
+    group: GroupConfig = GroupConfig()
+    raft: RaftConfig = RaftConfig()
+    rules: RulesConfig = RulesConfig()
     sampling: SamplingParams = SamplingParams()
     evaluate: EvaluateConfig = EvaluateConfig()
+    judge: JudgeConfig = JudgeConfig()
 
 
 def open_store(folder: ProjectFolder, settings: Core) -> Store:
@@ -66,10 +84,6 @@ class Stage:
         """The project's feedback."""
         return open_store(self.folder, self.settings)
 
-    def few(self, count: int) -> int:
-        """How many of `count` held-out records are measured while training."""
-        return min(count, self.settings.evaluate.measured)
-
     def take(self, name: str, total: int, records: Iterable[T]) -> Iterator[T]:
         """The records, or on resumption as many as the run began with: the store only ever grows at its end.
 
@@ -81,6 +95,54 @@ class Stage:
         elif total < known:
             raise RunError(f"{self.run.id} began with {known} {name}, but only {total} are left: start a new run")
         return islice(records, total if known is None else known)
+
+    def read(
+        self,
+        store: Store,
+        kind: Trainable,
+        split: Split,
+        fits: Callable[[Prompt], object],
+        rendered: Callable[[Any], U],
+        *,
+        most: int | None = None,
+    ) -> Lazy[U]:
+        """A split's records of a kind as tokens, made when they are asked for: eight bytes each lie in memory.
+
+        Which ones they are is written into the run when it begins, and it goes on with those, whatever was added or
+        taken back meanwhile. Those whose prompt does not fit the model (`fits` raises DataError) are left out, with a
+        warning that counts them. `most` reads only so many. Raises TrainingError when none fits.
+        """
+        path = self.run.path / "rows" / f"{kind}-{split}.npy"
+        if not path.exists():
+            check = lru_cache(maxsize=64)(fits)  # labels of one prompt follow one another
+
+            def number(row: tuple[int, Prompt]) -> int:
+                check(row[1])
+                return row[0]
+
+            asked = islice(store.asked(kind, split), most)
+            numbers = np.fromiter(_fitting(asked, number), dtype=np.int64)
+            self.run.record({kind if split == "train" else "held out": len(numbers)})
+            if split == "train" and kind != "prompts" and len(numbers):
+                self.run.record({"annotators": _people(store.labelled_by(kind, split, int(numbers[-1])))})
+            _write_numbers(path, numbers)
+        numbers = np.load(path)
+        fetch: Callable[[Sequence[int]], Sequence[Any]]
+        match kind:
+            case "prompts":
+                fetch = store.prompts_at
+            case "demonstrations":
+                fetch = store.demonstrations_at
+            case "comparisons":
+                fetch = store.comparisons_at
+        return Lazy(len(numbers), lambda places: [rendered(one) for one in fetch(numbers[list(places)].tolist())])
+
+
+def _write_numbers(path: Path, numbers: NDArray[np.int64]) -> None:
+    content = BytesIO()
+    np.save(content, numbers)
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, content.getvalue())
 
 
 @contextmanager
@@ -106,6 +168,8 @@ def stage(
             )
         run = Run.open(history.find_unfinished(folder.runs, kind, None if resume == NEWEST else resume).path)
         settings = ProjectFolder(folder.path, run.path / "config.yaml").settings(Settings)
+        if not complete(run.path / "checkpoints"):
+            console.print(f"{run.id} has no checkpoint yet: it begins again.", style="yellow")
     try:
         yield Stage(folder, settings, run, resumed=resume is not None)
     except (KeyboardInterrupt, Interrupted):
@@ -122,19 +186,25 @@ def fitting(records: Iterable[T], rendered: Callable[[T], U]) -> list[U]:
 
     Raises TrainingError when none fits.
     """
-    made: list[U] = []
-    faults: list[str] = []
+    return list(_fitting(records, rendered))
+
+
+def _fitting(records: Iterable[T], rendered: Callable[[T], U]) -> Iterator[U]:
+    """One after another, what `fitting` gives together."""
+    made = faults = 0
+    first = ""
     for record in records:
         try:
-            made.append(rendered(record))
+            one = rendered(record)
         except DataError as error:
-            faults.append(str(error))
-    total = len(made) + len(faults)
+            first, faults = first or str(error), faults + 1
+        else:
+            made += 1
+            yield one
     if faults and not made:
-        raise TrainingError(f"none of the {total} records can be used. The first: {faults[0]}")
+        raise TrainingError(f"none of the {faults} records can be used. The first: {first}")
     if faults:
-        warnings.warn(f"{len(faults)} of {total} records were left out. The first: {faults[0]}", stacklevel=2)
-    return made
+        warnings.warn(f"{faults} of {made + faults} records were left out. The first: {first}", stacklevel=3)
 
 
 class Tally:
@@ -151,5 +221,8 @@ class Tally:
 
     def rows(self) -> list[dict[str, Any]]:
         """The busiest first."""
-        counted = self._counts.most_common()
-        return [{"id": who.id, "name": who.name, "kind": who.kind, "labels": n} for who, n in counted]
+        return _people(self._counts.most_common())
+
+
+def _people(counted: Iterable[tuple[Annotator, int]]) -> list[dict[str, Any]]:
+    return [{"id": who.id, "name": who.name, "kind": who.kind, "labels": labels} for who, labels in counted]

@@ -20,6 +20,7 @@ from tutelage.terminal import plain
 from tutelage.wire import generate, model_of, prompt_tokens
 
 TRAINED_ON = "the reward model the policy was trained against: over-optimisation does not show here"
+BASELINE = 20_000  # rankings that the bag of words learns from, at most: it reads them together
 UNSEEN = "a reward model the policy was not trained against"
 
 
@@ -48,10 +49,10 @@ def evaluate(
     match run.kind:
         case "reward":
             found = asdict(_reward(folder, settings, run))
-        case "sft" | "ppo":
+        case "sft" | "ppo" | "dpo" | "group" | "raft":
             found = _policy(folder, settings, run, against=against, judge=judge)
         case _:
-            raise RunError(f"{run.id} is a {run.kind} run: only sft, reward and ppo runs can be evaluated")
+            raise RunError(f"{run.id} is a {run.kind} run: only runs that leave a model can be evaluated")
     figures = {"run": run.id, **plain(found)}
     Run.open(run.path).evaluate(figures)
     return Trial(run, figures)
@@ -61,7 +62,7 @@ def _reward(folder: ProjectFolder, settings: Settings, run: RunInfo) -> RewardAc
     reward, most = load_reward(run.path / "model", settings.device), settings.evaluate.prompts
     with open_store(folder, settings) as store:
         held_out = [c for c in islice(store.comparisons("evaluation"), most) if c.pairs()]
-        training = text_pairs(store.comparisons("train"))
+        training = text_pairs(islice(store.comparisons("train"), BASELINE))
     if not held_out:
         raise DataError("no held-out rankings to measure on: every fifth prompt is held out, so label more")
     rankings = [render(c, reward.tokenizer, settings.reward.max_tokens) for c in held_out]
@@ -78,7 +79,7 @@ def _policy(
     folder: ProjectFolder, settings: Settings, run: RunInfo, *, against: str | None, judge: str | None
 ) -> dict[str, Any]:
     rival = history.find_run(folder.runs, against) if against else _origin(folder, run)
-    scorer, whose = _judge(folder, run, judge)
+    scorer, whose = _judge(folder, run, judge, settings.device)
     with open_store(folder, settings) as store:
         asked = islice(store.prompts("evaluation"), settings.evaluate.prompts)
         policy, room = model_of(folder, settings, run), settings.sampling.max_tokens
@@ -113,7 +114,7 @@ def _origin(folder: ProjectFolder, run: RunInfo) -> RunInfo | None:
     return None
 
 
-def _judge(folder: ProjectFolder, run: RunInfo, name: str | None) -> tuple[RewardModel, str]:
+def _judge(folder: ProjectFolder, run: RunInfo, name: str | None, device: str) -> tuple[RewardModel, str]:
     """The reward model named; else the newest that the run was not trained against; else the one it was."""
     if name:
         chosen = history.find_run(folder.runs, name)
@@ -122,7 +123,7 @@ def _judge(folder: ProjectFolder, run: RunInfo, name: str | None) -> tuple[Rewar
         if not done:
             raise RunError("a policy is judged by a reward run, and there is none: train one by `tutelage reward`")
         chosen = next((r for r in done if r.id not in run.parents), done[0])
-    return load_reward(chosen.path / "model"), chosen.id
+    return load_reward(chosen.path / "model", device), chosen.id
 
 
 def _scores(

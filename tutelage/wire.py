@@ -1,15 +1,19 @@
 """The only file that turns choices into implementations: settings and records in, a finished run out."""
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from itertools import chain, islice
 from typing import Any
 
 from tutelage import history
+from tutelage.checkpoint import write_atomically
 from tutelage.errors import DataError, RunError
+from tutelage.feedback.store import Store
 from tutelage.folder import Core, ProjectFolder
 from tutelage.history import RunInfo
 from tutelage.learn.ppo import ppo
-from tutelage.learn.reward import Ranking, load_reward, render, train_reward
+from tutelage.learn.reward import SCALED, Ranking, load_reward, render, train_reward
 from tutelage.learn.sft import sft
 from tutelage.model import causal
 from tutelage.model.batch import Example
@@ -17,13 +21,18 @@ from tutelage.model.causal import Model, fingerprint
 from tutelage.model.foreign import ForeignDecoder
 from tutelage.model.heads import relink
 from tutelage.progress import progress
+from tutelage.quality.targets import believe, pair_targets
 from tutelage.questions import Question, write_questions
 from tutelage.records import Comparison, Completion, Demonstration, Prompt, Source
 from tutelage.runs import Run
 from tutelage.sample.engine import Engine
 from tutelage.sample.hf import HFSampler
 from tutelage.sample.sampler import Sampled, Sampler, SamplingParams
-from tutelage.stage import Stage, Tally, fitting, stage
+from tutelage.stage import Stage, fitting, stage
+
+SAMPLES = 256  # of the reference policy, and demonstrations, that set a reward's scale
+FEWEST = 64  # ranked completions of its own that are enough for that
+POLICIES = ("ppo", "dpo", "group", "raft")  # kinds of runs that leave a policy trained on feedback
 
 
 def run_sft(folder: ProjectFolder, flags: Mapping[str, Any], *, resume: str | None = None) -> Run:
@@ -35,14 +44,14 @@ def run_sft(folder: ProjectFolder, flags: Mapping[str, Any], *, resume: str | No
         def example(d: Demonstration) -> Example:
             return model.tokenizer.example(d.prompt, d.text, max_tokens=config.max_tokens)
 
-        people = Tally()
+        def fits(prompt: Prompt) -> Example:
+            return model.tokenizer.example(prompt, "", max_tokens=config.max_tokens)
+
+        s.run.record({"store": s.settings.store})
         with s.open_store() as store:
-            total, few = store.count("demonstrations", "train"), s.few(store.count("demonstrations", "evaluation"))
-            training = people.of(s.take("demonstrations", total, store.demonstrations("train")))
-            examples = fitting(training, example)
-            held_out = fitting(s.take("held out", few, store.demonstrations("evaluation")), example)
-        s.run.record({"store": s.settings.store, "annotators": people.rows()})
-        sft(model, examples, config, s.run, evaluation=held_out)
+            examples = s.read(store, "demonstrations", "train", fits, example)
+            held_out = s.read(store, "demonstrations", "evaluation", fits, example, most=s.settings.evaluate.measured)
+            sft(model, examples, config, s.run, evaluation=list(held_out))
     return s.run
 
 
@@ -50,23 +59,79 @@ def run_reward(
     folder: ProjectFolder, flags: Mapping[str, Any], *, start: str | None = None, resume: str | None = None
 ) -> Run:
     """Train a reward model on the store's rankings of the training split, from an sft run's model or the project's."""
-    with stage(folder, "reward", flags, resume=resume, parents=lambda: _sft_run(folder, start)) as s:
+    with stage(folder, "reward", flags, resume=resume, parents=lambda: start_run(folder, start)) as s:
         config = s.settings.reward
-        model = _start_model(s)
+        model = start_model(s)
 
-        def ranking(c: Comparison) -> Ranking:
-            return render(c, model.tokenizer, config.max_tokens)
+        def fits(prompt: Prompt) -> Example:
+            return model.tokenizer.example(prompt, "", max_tokens=config.max_tokens)
 
-        people = Tally()
+        s.run.record({"store": s.settings.store})
         with s.open_store() as store:
-            total, few = store.count("comparisons", "train"), s.few(store.count("comparisons", "evaluation"))
-            training = people.of(s.take("comparisons", total, store.comparisons("train")))
-            rankings = fitting(training, ranking)
-            measured = s.take("held out", few, store.comparisons("evaluation"))
-            held_out = fitting((c for c in measured if c.pairs()), ranking)
-        s.run.record({"store": s.settings.store, "annotators": people.rows()})
-        train_reward(model, rankings, config, s.run, evaluation=held_out)
+            targets = _targets(s, store) if config.targets == "annotators" else {}
+
+            def ranking(c: Comparison) -> Ranking:
+                return render(c, model.tokenizer, config.max_tokens, targets.get(c.id))
+
+            rankings = s.read(store, "comparisons", "train", fits, ranking)
+            measured = s.read(store, "comparisons", "evaluation", fits, ranking, most=s.settings.evaluate.measured)
+            train_reward(
+                model,
+                rankings,
+                config,
+                s.run,
+                evaluation=[r for r in measured if len(set(r.ranks)) > 1],
+                reference=_reference(s, store, model),
+                demonstrations=_demonstrations(s, store, model) if config.zero == "demonstrations" else (),
+            )
     return s.run
+
+
+def _targets(s: Stage, store: Store) -> dict[str, list[float]]:
+    """Soft targets of the training comparisons by id: reckoned when the run begins, and kept in its folder."""
+    path = s.run.path / "targets.json"
+    if not path.exists():
+        comparisons = list(store.comparisons("train"))
+        belief = believe(comparisons)
+        write_atomically(path, json.dumps({c.id: pair_targets(c, belief) for c in comparisons}))
+        s.run.record({"noise": {who: round(belief.noise(who), 4) for who in belief.ability}})
+    found: dict[str, list[float]] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _reference(s: Stage, store: Store, model: Model) -> list[list[int]]:
+    """Samples of the model that PPO starts from and is held to, which set the reward's scale.
+
+    The ranked completions where this very model made at least FEWEST of the first, else fresh ones, drawn as PPO draws.
+    """
+    checkpoint, read = fingerprint(model.decoder), model.tokenizer
+    made = [
+        [*read.prompt(c.prompt), *read.completion(one.text, one.finish)]
+        for c in islice(store.comparisons("train"), SCALED)
+        for one in c.completions
+        if one.source.checkpoint == checkpoint
+    ]
+    if len(made) >= FEWEST:
+        s.run.record({"scale": f"{len(made)} ranked completions of the model it starts from"})
+        return made
+    params = s.settings.ppo.sampling
+    asked = islice(store.prompts("train"), SAMPLES)
+    prompts = fitting(asked, lambda prompt: (prompt, prompt_tokens(model, prompt, params.max_tokens)))
+    if not prompts:
+        return []
+    drawn = generate(model, [p for p, _ in prompts], math.ceil(SAMPLES / len(prompts)), params, seed=s.settings.seed)
+    samples = [[*tokens, *one.tokens] for (_, tokens), group in zip(prompts, drawn, strict=True) for one in group]
+    s.run.record({"scale": f"{len(samples)} fresh samples of the model it starts from"})
+    return samples
+
+
+def _demonstrations(s: Stage, store: Store, model: Model) -> list[tuple[int, ...]]:
+    """The first demonstrations of the training split, as sequences."""
+
+    def sequence(d: Demonstration) -> tuple[int, ...]:
+        return model.tokenizer.example(d.prompt, d.text, max_tokens=s.settings.reward.max_tokens).tokens
+
+    return fitting(islice(store.demonstrations("train"), SAMPLES), sequence)
 
 
 def run_ppo(
@@ -80,11 +145,11 @@ def run_ppo(
     """Train an sft run's model against a reward run's, on the store's prompts of the training split."""
 
     def parents() -> list[RunInfo]:
-        return [history.find_of_kind(folder.runs, "reward", scorer), *_sft_run(folder, start)]
+        return [history.find_of_kind(folder.runs, "reward", scorer), *start_run(folder, start)]
 
     with stage(folder, "ppo", flags, resume=resume, parents=parents) as s:
         config = s.settings.ppo
-        model = _start_model(s)
+        model = start_model(s)
         reward = load_reward(folder.runs / s.run.facts["parents"][0] / "model", s.settings.device)
         relink(reward.scorer.decoder, model.decoder)
 
@@ -94,13 +159,14 @@ def run_ppo(
         def example(d: Demonstration) -> Example:
             return model.tokenizer.example(d.prompt, d.text, max_tokens=s.settings.sft.max_tokens)
 
+        def fits(prompt: Prompt) -> Example:
+            return model.tokenizer.example(prompt, "", max_tokens=s.settings.sft.max_tokens)
+
         with s.open_store() as store:
-            total, few = store.count("prompts", "train"), s.few(store.count("prompts", "evaluation"))
-            prompts = fitting(s.take("prompts", total, store.prompts("train")), tokens)
-            held_out = fitting(s.take("held out", few, store.prompts("evaluation")), tokens)
-            written = store.demonstrations("train") if config.ptx_weight else iter(())
-            ptx = fitting(s.take("demonstrations", store.count("demonstrations", "train"), written), example)
-        ppo(model, reward, prompts, config, s.run, held_out=held_out, ptx=ptx, sampler=sampler_of(model))
+            prompts = s.read(store, "prompts", "train", tokens, tokens)
+            held_out = s.read(store, "prompts", "evaluation", tokens, tokens, most=s.settings.evaluate.measured)
+            ptx = s.read(store, "demonstrations", "train", fits, example) if config.ptx_weight else ()
+            ppo(model, reward, prompts, config, s.run, held_out=list(held_out), ptx=ptx, sampler=sampler_of(model))
     return s.run
 
 
@@ -170,8 +236,9 @@ def generate(
 
 
 def newest_policy(folder: ProjectFolder) -> RunInfo | None:
-    """The newest finished ppo run, else the newest finished sft run, else None: the project's own model."""
-    return history.newest_done(folder.runs, "ppo") or history.newest_done(folder.runs, "sft")
+    """The newest finished run of POLICIES, else the newest finished sft run, else None: the project's own model."""
+    trained = (r for r in history.list_runs(folder.runs) if r.kind in POLICIES and r.status == "done")
+    return next(trained, None) or history.newest_done(folder.runs, "sft")
 
 
 def model_of(folder: ProjectFolder, settings: Core, run: RunInfo | None) -> Model:
@@ -184,12 +251,13 @@ def model_of(folder: ProjectFolder, settings: Core, run: RunInfo | None) -> Mode
     return causal.load(final, device=settings.device)
 
 
-def _start_model(s: Stage) -> Model:
+def start_model(s: Stage) -> Model:
+    """The model of the sft run among a run's parents, else the project's."""
     parent = next((p for p in s.run.facts["parents"] if p.startswith("sft-")), None)
     return model_of(s.folder, s.settings, history.find_run(s.folder.runs, parent) if parent else None)
 
 
-def _sft_run(folder: ProjectFolder, name: str | None) -> list[RunInfo]:
+def start_run(folder: ProjectFolder, name: str | None) -> list[RunInfo]:
     """The sft run to start from: the one named, or the newest; none when there is none, for the project's own model."""
     if name is None and history.newest_done(folder.runs, "sft") is None:
         return []

@@ -17,6 +17,8 @@ FileFormat = Literal[
     "tutelage",
     "hh-rlhf",
     "pandalm",
+    "argilla",
+    "label-studio",
     "preference",
     "unpaired",
     "prompt-completion",
@@ -62,7 +64,7 @@ def import_(
     Parameters
     ----------
     files
-        JSON lines, plain or gzipped; PandaLM's is one JSON array.
+        JSON lines, plain or gzipped; Parquet; PandaLM's is one JSON array.
     format
         What the lines are; `auto` tells it from the first good one.
     annotator
@@ -110,7 +112,7 @@ def export(
     Parameters
     ----------
     file
-        Where to; gzipped when it ends in .gz.
+        Where to; gzipped when it ends in .gz, Parquet when it ends in .parquet.
     format
         `tutelage` holds every record whole; the others hold what they can say.
     split

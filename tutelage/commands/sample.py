@@ -32,7 +32,7 @@ def sample(
     completions
         Completions of each, 2 to 9.
     run
-        The sft or ppo run whose model samples; without it, the newest finished one, else the project's model.
+        The sft, ppo or dpo run whose model samples; without it, the newest finished one, else the project's model.
     project
         The project folder.
     config

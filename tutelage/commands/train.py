@@ -14,7 +14,7 @@ from tutelage.terminal import Answer, number, table
 CORE = ("model", "store", "device", "seed")
 
 
-def _finished(run: Run, next_step: str) -> Answer:
+def finished(run: Run, next_step: str) -> Answer:
     """A finished run: its last numbers, where it lies, what to do next."""
     numbers = last_numbers(run.path)
     rows = [(name, number(value)) for name, value in numbers.items()]
@@ -45,7 +45,7 @@ def sft(
         End standard output with one line of JSON; everything else goes to standard error.
     """
     run = Project.open(project, config).sft(settings, resume=resume)
-    return _finished(run, "tutelage sample, then tutelage label, then tutelage reward")
+    return finished(run, "tutelage sample, then tutelage label, then tutelage reward")
 
 
 @with_settings(Settings, *CORE, "reward")
@@ -74,7 +74,7 @@ def reward(
         End standard output with one line of JSON; everything else goes to standard error.
     """
     run = Project.open(project, config).reward(settings, start=start, resume=resume)
-    return _finished(run, f"tutelage evaluate {run.id}, then tutelage ppo")
+    return finished(run, f"tutelage evaluate {run.id}, then tutelage ppo")
 
 
 @with_settings(Settings, *CORE, "ppo")
@@ -106,7 +106,7 @@ def ppo(
         End standard output with one line of JSON; everything else goes to standard error.
     """
     run = Project.open(project, config).ppo(settings, start=start, scorer=scorer, resume=resume)
-    return _finished(run, f"tutelage evaluate {run.id}, then tutelage report {run.id}")
+    return finished(run, f"tutelage evaluate {run.id}, then tutelage report {run.id}")
 
 
 @with_settings(Settings, *CORE, "evaluate", "sampling")
@@ -123,13 +123,13 @@ def evaluate(
 ) -> Answer:
     """Measure a run on what it was never trained on.
 
-    A reward run: accuracy on held-out rankings beside its baselines, and calibration. An sft or ppo run: blind
+    A reward run: accuracy on held-out rankings beside its baselines, and calibration. A policy: blind
     comparison, in both orders, with the run it came from.
 
     Parameters
     ----------
     run
-        Id of an sft, reward or ppo run, or its beginning or end.
+        Id of a reward run, or of any that leaves a policy, or its beginning or end.
     project
         The project folder.
     config

@@ -6,7 +6,7 @@ there is a floor. Every function here that returns one gives its interval; pairs
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -18,6 +18,9 @@ from tutelage.errors import DataError
 from tutelage.evaluate.calibration import Calibration, calibrate
 from tutelage.evaluate.statistics import Rate, clustered_rate
 from tutelage.records import Comparison
+
+PairKey = tuple[str, str, str]
+"""A pair of texts that somebody may judge: the prompt's id, and the two texts in the order of their characters."""
 
 
 @dataclass(frozen=True)
@@ -172,19 +175,29 @@ def agreement_with_labels(accuracy: float, flips: float) -> float:
     return accuracy * (1 - flips) + (1 - accuracy) * flips
 
 
+def verdicts(comparison: Comparison) -> Iterator[tuple[PairKey, int]]:
+    """What it says of each pair of texts: -1 the first is better, 1 the second, 0 a tie.
+
+    The texts of a key stand in the order of their characters, so that everybody who judges the same two texts of a
+    prompt speaks of the same pair, however they were listed or shown.
+    """
+    ranked = sorted(zip((done.text for done in comparison.completions), comparison.ranks, strict=True))
+    for (a, rank_a), (b, rank_b) in combinations(ranked, 2):
+        yield (comparison.prompt.id, a, b), (rank_a > rank_b) - (rank_a < rank_b)
+
+
 def annotator_agreement(comparisons: Iterable[Comparison]) -> Rate | None:
     """How often two annotators say the same (first better, second better, tie) about the same two texts.
 
     n counts prompts. None when no pair of texts was judged by two annotators.
     """
-    said: dict[tuple[str, str, str], dict[str, int]] = defaultdict(dict)
+    said: dict[PairKey, dict[str, int]] = defaultdict(dict)
     for c in comparisons:
-        ranked = sorted(zip((done.text for done in c.completions), c.ranks, strict=True))
-        for (a, rank_a), (b, rank_b) in combinations(ranked, 2):
-            said[c.prompt.id, a, b][c.annotator.id] = (rank_a > rank_b) - (rank_a < rank_b)
+        for key, verdict in verdicts(c):
+            said[key][c.annotator.id] = verdict
     same, prompts = [], []
-    for (prompt, _, _), verdicts in said.items():
-        for one, other in combinations(verdicts.values(), 2):
+    for (prompt, _, _), answers in said.items():
+        for one, other in combinations(answers.values(), 2):
             same.append(float(one == other))
             prompts.append(prompt)
     return clustered_rate(same, prompts) if same else None

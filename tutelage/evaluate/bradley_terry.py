@@ -22,6 +22,10 @@ class BradleyTerry:
     note: str | None
     """Why a prior was added, or None when this is the plain maximum likelihood."""
 
+    def log_likelihood(self, wins: ArrayLike) -> float:
+        """Of counts `wins[i, j]`, how often i beat j, shape (K, K), under these strengths: in nats, at most 0."""
+        return _likelihood(np.asarray(wins, dtype=np.float64), self.strengths, 0.0)
+
 
 def fit_bradley_terry(wins: ArrayLike) -> BradleyTerry:
     """Maximum-likelihood strengths by Newton's method with step halving.

@@ -13,7 +13,14 @@ from tutelage.history import RunInfo, info, lineage, settings_of
 from tutelage.runs import Run
 from tutelage.settings import flat
 
-STAGES = {"sft": "Supervised fine-tuning", "reward": "Reward model", "ppo": "Proximal policy optimisation"}
+STAGES = {
+    "sft": "Supervised fine-tuning",
+    "reward": "Reward model",
+    "ppo": "Proximal policy optimisation",
+    "dpo": "Direct preference optimisation",
+    "group": "Policy gradient without a critic",
+    "raft": "Rejection sampling",
+}
 SAMPLES = 12
 PICTURED: Mapping[str, tuple[tuple[str, str, tuple[str, ...]], ...]] = {
     "sft": (("Loss", "nats per token", ("sft/loss", "sft/evaluation_loss")),),
@@ -25,6 +32,34 @@ PICTURED: Mapping[str, tuple[tuple[str, str, tuple[str, ...]], ...]] = {
         ("Reward", "standard deviations", ("ppo/score", "ppo/evaluation_score")),
         ("Distance from the reference", "KL, nats per text", ("ppo/kl", "ppo/evaluation_kl")),
         ("Reward less the price of KL", "standard deviations", ("ppo/objective",)),
+    ),
+    "group": (
+        ("Reward", "as scored", ("group/score", "group/evaluation_score")),
+        ("Distance from the reference", "KL, nats per text", ("group/kl", "group/evaluation_kl")),
+        ("Spread of scores within a group", "as scored", ("group/deviation",)),
+        ("Groups of equal scores", "share", ("group/equal",)),
+    ),
+    "raft": (
+        ("Reward", "as scored", ("raft/score", "raft/best", "raft/pool_score")),
+        ("Distance from the start", "KL, nats per text", ("raft/kl",)),
+        ("Loss on held-out demonstrations", "nats per token", ("raft/probe_loss",)),
+    ),
+    "dpo": (
+        ("Loss", "nats per prompt", ("dpo/loss", "dpo/evaluation_loss")),
+        ("Accuracy", "share of decided pairs", ("dpo/accuracy", "dpo/evaluation_accuracy")),
+        (
+            "Implicit reward of the better, and of the worse",
+            "the loss's own scale",
+            ("dpo/reward_chosen", "dpo/reward_rejected"),
+        ),
+        ("Margin in implicit reward", "the loss's own scale", ("dpo/margin", "dpo/evaluation_margin")),
+        ("Pairs whose margin runs away", "share of decided pairs", ("dpo/runaway",)),
+        ("Better completions since the start", "nats per token", ("dpo/chosen_shift",)),
+        (
+            "Log-probability of the better, and of the worse",
+            "nats per completion",
+            ("dpo/logprob_chosen", "dpo/logprob_rejected"),
+        ),
     ),
 }
 
@@ -112,10 +147,10 @@ def _headlines(
     """Where the pictured series end, each with where it began, and how long it took."""
     cards = []
     for title, unit, names in PICTURED.get(run.kind, ()):
-        held_out = next((n for n in reversed(names) if any(n in row for row in metrics)), None)
-        line = _line(metrics, held_out) if held_out else None
+        shown = next((n for n in names if "/evaluation_" in n and any(n in row for row in metrics)), names[0])
+        line = _line(metrics, shown)
         if line is not None:
-            what = title if held_out == names[0] else f"{title}, held out"
+            what = title if shown == names[0] else f"{title}, held out"
             cards.append(Headline(what, f"{line.y[-1]:.3g}", f"{unit}; {line.y[0]:.3g} at step {line.x[0]:.0f}"))
     cards += [Headline(name, f"{100 * v.rate:.1f} %", str(v)) for name, v in numbers.items() if isinstance(v, Rate)][:2]
     return (*cards, Headline("Time", duration(run.seconds), run.status))

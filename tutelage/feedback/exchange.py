@@ -3,9 +3,9 @@
     report = import_file("harmless-base.jsonl.gz", "auto", store, annotator=annotator)
     export_file("pairs.jsonl", "preference", store, split="train")
 
-Formats: `tutelage` (every record, lossless), `hh-rlhf`, `pandalm`, and TRL's `preference`, `unpaired`,
-`prompt-completion`, `prompt-only` and `language-modelling`; what each becomes stands in `formats/`. Files stream both
-ways; PandaLM's is one JSON array, which is read whole.
+Formats: `tutelage` (every record, lossless), `hh-rlhf`, `pandalm`, `argilla`, `label-studio`, and TRL's `preference`,
+`unpaired`, `prompt-completion`, `prompt-only` and `language-modelling`; what each becomes stands in `formats/`. Files
+stream both ways; those of PandaLM and of the labelling tools are one JSON array, which is read whole.
 """
 
 import json
@@ -18,8 +18,9 @@ from typing import Any, Literal, assert_never, get_args
 from pydantic import ValidationError
 
 from tutelage.errors import DataError
+from tutelage.feedback import parquet
 from tutelage.feedback.files import rows, write_lines
-from tutelage.feedback.formats import hh, pandalm, trl
+from tutelage.feedback.formats import argilla, hh, labelstudio, pandalm, trl
 from tutelage.feedback.formats.row import Row, RowError, seen
 from tutelage.feedback.rows import Storable
 from tutelage.feedback.store import Store
@@ -29,6 +30,8 @@ Format = Literal[
     "tutelage",
     "hh-rlhf",
     "pandalm",
+    "argilla",
+    "label-studio",
     "preference",
     "unpaired",
     "prompt-completion",
@@ -36,6 +39,7 @@ Format = Literal[
     "language-modelling",
 ]
 FORMATS: tuple[Format, ...] = get_args(Format)
+ARRAYS = ("pandalm", "argilla", "label-studio")  # one JSON array, as those tools write and read it
 KINDS: dict[str, type[Storable]] = {
     "prompt": Prompt,
     "demonstration": Demonstration,
@@ -92,7 +96,7 @@ def import_file(
     """
     place = Path(path)
     count = _Count(place, strict)
-    found = rows(place)
+    found: Iterator[tuple[int, Row | RowError]] = parquet.rows(place) if parquet.is_parquet(place) else rows(place)
     if format == "auto":
         seen_rows: list[tuple[int, Row | RowError]] = []
         format = _detect(place, found, seen_rows)
@@ -154,6 +158,10 @@ def _told(path: Path, line: int, row: Row) -> Format:
         return "tutelage"
     if fields >= {"annotator1", "response1", "response2"}:
         return "pandalm"
+    if fields >= {"fields", "responses"}:
+        return "argilla"
+    if fields >= {"data", "annotations"}:
+        return "label-studio"
     if fields >= {"chosen", "rejected"}:
         dialogue = "prompt" not in row and str(row["chosen"]).startswith("\n\nHuman:")
         return "hh-rlhf" if dialogue else "preference"
@@ -178,6 +186,10 @@ def _parser(format: Format, who: Annotator) -> Callable[[Row], list[Storable]]:
                 return [*hh.parse(row, who)]
             case "pandalm":
                 return [*pandalm.parse(row, who)]
+            case "argilla":
+                return [*argilla.parse(row, who)]
+            case "label-studio":
+                return [*labelstudio.parse(row, who)]
             case "preference":
                 return [*trl.parse_preference(row, who)]
             case "unpaired":
@@ -203,7 +215,8 @@ def _parse_own(row: Row) -> Storable:
 
 
 def export_file(path: str | Path, format: Format, store: Store, *, split: Split | None = None) -> ExportReport:
-    """Write what the store holds, of one split or all, as JSON lines (PandaLM: one array), gzipped for a name in .gz.
+    """Write what the store holds, of one split or all, as JSON lines (PandaLM and the labelling tools: one array),
+    gzipped for a name in .gz; as Parquet for a name in .parquet.
 
     An older file of that name is replaced, once the new one is whole. Retracted labels are left out.
     Raises DataError when the file cannot be written or the format does not exist.
@@ -212,15 +225,28 @@ def export_file(path: str | Path, format: Format, store: Store, *, split: Split 
         raise DataError(f"There is no format '{format}': name one of {', '.join(FORMATS)}")
     written = skipped = 0
 
-    def lines() -> Iterator[str]:
+    def made_rows() -> Iterator[Row]:
         nonlocal written, skipped
         for taken, made in _rendered(format, store, split):
             written += len(made)
             skipped += 0 if made else taken
-            yield from (json.dumps(row, ensure_ascii=False) for row in made)
+            yield from made
 
-    write_lines(Path(path), _as_array(lines()) if format == "pandalm" else lines())
+    if Path(path).suffix == parquet.SUFFIX:
+        parquet.write_rows(Path(path), format, made_rows())
+    else:
+        write_lines(Path(path), _as_text(made_rows(), format))
     return ExportReport(rows=written, skipped=skipped)
+
+
+def export_lines(format: Format, store: Store, split: Split | None = None) -> Iterator[str]:
+    """What `export_file` writes, as text, a line at a time without its end: for an answer over the network."""
+    return _as_text((row for _, made in _rendered(format, store, split) for row in made), format)
+
+
+def _as_text(found: Iterable[Row], format: Format) -> Iterator[str]:
+    lines = (json.dumps(row, ensure_ascii=False) for row in found)
+    return _as_array(lines) if format in ARRAYS else lines
 
 
 def _rendered(format: Format, store: Store, split: Split | None) -> Iterator[tuple[int, list[Row]]]:
@@ -232,6 +258,10 @@ def _rendered(format: Format, store: Store, split: Split | None) -> Iterator[tup
             return ((1, hh.render(record)) for record in store.comparisons(split))
         case "pandalm":
             return ((taken, [row] if row else []) for taken, row in pandalm.render(store.comparisons(split)))
+        case "argilla":
+            return ((1, argilla.render(record)) for record in store.comparisons(split))
+        case "label-studio":
+            return ((1, labelstudio.render(record)) for record in store.comparisons(split))
         case "preference":
             return ((1, trl.render_preference(record)) for record in store.comparisons(split))
         case "unpaired":

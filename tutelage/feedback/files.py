@@ -6,6 +6,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any, cast
@@ -113,14 +114,24 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
     Raises DataError when the file cannot be written.
     """
+    with whole_file(path) as raw:
+        if path.suffix == ".gz":
+            with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as zipped:
+                _write(zipped, lines)
+        else:
+            _write(raw, lines)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that takes its name, and an older one's place, only when all of it is on the disk.
+
+    Raises DataError when it cannot be written.
+    """
     partial = path.with_name(f"{path.name}.part")
     try:
         with partial.open("wb") as raw:
-            if path.suffix == ".gz":
-                with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as zipped:
-                    _write(zipped, lines)
-            else:
-                _write(raw, lines)
+            yield raw
             raw.flush()
             os.fsync(raw.fileno())
         partial.replace(path)

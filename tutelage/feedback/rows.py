@@ -3,9 +3,10 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import cache, lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, Table, select
+from sqlalchemy import Connection, Row, Select, Table, bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from tutelage.errors import StoreError
@@ -40,7 +41,7 @@ def insert(connection: Connection, records: Iterable[Storable]) -> int:
         if record.id in labels[table]:
             continue
         for completion in used:
-            completions.setdefault(completion.id, _completion(completion, prompt_id))
+            completions.setdefault(completion.id, completion_row(completion, prompt_id))
         split = prompts[prompt_id]["split"]
         labels[table][record.id] = {
             "id": record.id,
@@ -55,7 +56,7 @@ def insert(connection: Connection, records: Iterable[Storable]) -> int:
     new = len(asked & add_new(connection, tables.prompts, prompts.values()))
     _add_annotators(connection, annotators)
     if completions:
-        connection.execute(_insert(connection, tables.completions), list(completions.values()))
+        connection.execute(_insert(connection.dialect.name, tables.completions), list(completions.values()))
     for table, rows in labels.items():
         fresh = add_new(connection, table, rows.values())
         new += len(fresh)
@@ -79,7 +80,8 @@ def _label(record: Demonstration | Comparison | Rating) -> tuple[Table, Values, 
     return tables.comparisons, values, record.completions
 
 
-def _completion(completion: Completion, prompt_id: str) -> Values:
+def completion_row(completion: Completion, prompt_id: str) -> Values:
+    """A completion's row."""
     return {
         "id": completion.id,
         "prompt_id": prompt_id,
@@ -108,20 +110,22 @@ def add_new(connection: Connection, table: Table, rows: Iterable[Values]) -> set
     values = list(rows)
     if not values:
         return set()
-    return set(connection.execute(_insert(connection, table).returning(table.c.id), values).scalars())
+    return set(connection.execute(_insert(connection.dialect.name, table).returning(table.c.id), values).scalars())
 
 
-def _insert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
+@cache
+def _insert(dialect: str, table: Table) -> postgresql.Insert | sqlite.Insert:
     """INSERT that leaves alone what is there."""
-    if connection.dialect.name == "postgresql":
+    if dialect == "postgresql":
         return postgresql.insert(table).on_conflict_do_nothing(index_elements=["id"])
     return sqlite.insert(table).on_conflict_do_nothing(index_elements=["id"])
 
 
 def _add_annotators(connection: Connection, given: dict[str, Annotator]) -> None:
-    add_new(connection, tables.annotators, [a.model_dump() for a in given.values()])
-    for annotator in load_annotators(connection, given).values():
+    known = load_annotators(connection, given)
+    for annotator in known.values():
         _known(given, annotator)
+    add_new(connection, tables.annotators, [a.model_dump() for a in given.values() if a.id not in known])
 
 
 def _known(known: dict[str, Annotator], annotator: Annotator) -> None:
@@ -135,8 +139,9 @@ def _known(known: dict[str, Annotator], annotator: Annotator) -> None:
 
 def load_annotators(connection: Connection, ids: Iterable[str] | None = None) -> dict[str, Annotator]:
     """Annotators by id: those asked for, or all of them in the order of their ids."""
-    query = select(tables.annotators).order_by(tables.annotators.c.id)
-    found = connection.execute(query if ids is None else query.where(tables.annotators.c.id.in_(list(ids))))
+    every = select(tables.annotators).order_by(tables.annotators.c.id)
+    some = _by_id(tables.annotators)
+    found = connection.execute(every) if ids is None else connection.execute(some, {"ids": list(ids)})
     return {row.id: Annotator(id=row.id, kind=row.kind, name=row.name) for row in found}
 
 
@@ -145,15 +150,23 @@ def build_prompts(_connection: Connection, rows: Sequence[Row[Any]]) -> list[Pro
     return [Prompt.model_validate_json(row.body) for row in rows]
 
 
-def _by_id(table: Table, ids: Iterable[str]) -> Select[Any]:
-    return select(table).where(table.c.id.in_(list(ids)))
+@cache
+def _by_id(table: Table) -> Select[Any]:
+    return select(table).where(table.c.id.in_(bindparam("ids", expanding=True))).order_by(table.c.id)
 
 
-def _load_completions(connection: Connection, ids: set[str]) -> dict[str, Completion]:
+def load_completions(connection: Connection, ids: set[str]) -> dict[str, Completion]:
+    """Completions by id."""
     return {
-        row.id: Completion(id=row.id, text=row.text, finish=row.finish, source=Source.model_validate_json(row.source))
-        for row in connection.execute(_by_id(tables.completions, ids))
+        row.id: Completion(id=row.id, text=row.text, finish=row.finish, source=_source(row.source))
+        for row in connection.execute(_by_id(tables.completions), {"ids": list(ids)}).all()
     }
+
+
+@lru_cache(maxsize=256)
+def _source(body: str) -> Source:
+    """A completion's source from its JSON; neighbours have the same one."""
+    return Source.model_validate_json(body)
 
 
 def build_demonstrations(connection: Connection, rows: Sequence[Row[Any]]) -> list[Demonstration]:
@@ -164,7 +177,7 @@ def build_demonstrations(connection: Connection, rows: Sequence[Row[Any]]) -> li
 
 def build_ratings(connection: Connection, rows: Sequence[Row[Any]]) -> list[Rating]:
     """Ratings from their rows, in the order of the rows."""
-    completions = _load_completions(connection, {row.completion_id for row in rows})
+    completions = load_completions(connection, {row.completion_id for row in rows})
     return [
         Rating(**values, **_care(row), completion=completions[row.completion_id], score=row.score)
         for row, values in zip(rows, _shared(connection, rows), strict=True)
@@ -176,9 +189,9 @@ def build_comparisons(connection: Connection, rows: Sequence[Row[Any]]) -> list[
     i = tables.items
     query = select(i).where(i.c.comparison_id.in_([row.id for row in rows])).order_by(i.c.comparison_id, i.c.position)
     items: dict[str, list[Row[Any]]] = defaultdict(list)
-    for item in connection.execute(query):
+    for item in connection.execute(query).all():
         items[item.comparison_id].append(item)
-    completions = _load_completions(connection, {item.completion_id for group in items.values() for item in group})
+    completions = load_completions(connection, {item.completion_id for group in items.values() for item in group})
     built = []
     for row, values in zip(rows, _shared(connection, rows), strict=True):
         group = items[row.id]
@@ -196,10 +209,26 @@ def build_comparisons(connection: Connection, rows: Sequence[Row[Any]]) -> list[
     return built
 
 
+def build_asked(connection: Connection, rows: Sequence[Row[Any]]) -> list[tuple[int, Prompt]]:
+    """The row number and the prompt of each label, in the order of the rows."""
+    prompts = load_prompts(connection, {row.prompt_id for row in rows})
+    return [(row.n, prompts[row.prompt_id]) for row in rows]
+
+
+def build_numbered(connection: Connection, rows: Sequence[Row[Any]]) -> list[tuple[int, Prompt]]:
+    """The row number of each prompt, and the prompt."""
+    return list(zip((row.n for row in rows), build_prompts(connection, rows), strict=True))
+
+
+def load_prompts(connection: Connection, ids: set[str]) -> dict[str, Prompt]:
+    """Prompts by id."""
+    found = connection.execute(_by_id(tables.prompts), {"ids": list(ids)})
+    return {row.id: Prompt.model_validate_json(row.body) for row in found}
+
+
 def _shared(connection: Connection, rows: Sequence[Row[Any]]) -> list[Values]:
     """What every label has: id, prompt, annotator, created."""
-    asked = connection.execute(_by_id(tables.prompts, {row.prompt_id for row in rows}))
-    prompts = {row.id: Prompt.model_validate_json(row.body) for row in asked}
+    prompts = load_prompts(connection, {row.prompt_id for row in rows})
     annotators = load_annotators(connection, {row.annotator_id for row in rows})
     return [
         {

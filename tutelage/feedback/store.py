@@ -1,8 +1,8 @@
 """The database of feedback. A label is a training row: what an annotator said is what `learn` reads, no step between.
 
 Records are only ever added. The same id twice stores one row; a label that is taken back stays, with a tombstone beside
-it, and is no longer read. Reading streams: a page at a time in the order of adding, so a million comparisons never lie
-in memory together.
+it, and is no longer read. Reading streams, a page at a time in the order of adding, or fetches records by row number: a
+million comparisons never lie in memory together.
 
     with Store("feedback.db") as store:
         store.add(comparison)
@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, Table, exists, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, Table, exists, func, select
 
 from tutelage.errors import StoreError
 from tutelage.feedback import rows, tables
@@ -23,6 +23,8 @@ from tutelage.feedback.database import connect, migrate, parse_url, read, write
 from tutelage.feedback.rows import Storable
 from tutelage.records import Annotator, Comparison, Demonstration, Prompt, Rating, Split, now
 
+Labelled = Literal["demonstrations", "comparisons", "ratings"]
+Trainable = Literal["prompts", "demonstrations", "comparisons"]
 Kind = Literal["prompts", "completions", "demonstrations", "comparisons", "ratings", "annotators"]
 Built = TypeVar("Built")
 Build = Callable[[Connection, Sequence[Row[Any]]], list[Built]]
@@ -50,6 +52,11 @@ class Store:
     def close(self) -> None:
         """Let go of every connection."""
         self._engine.dispose()
+
+    @property
+    def engine(self) -> Engine:
+        """The connections, for the parts of this package that keep other tables in the same database."""
+        return self._engine
 
     def __enter__(self) -> Self:
         return self
@@ -109,6 +116,37 @@ class Store:
             where.append(tables.prompts.c.id.in_(about) if ranked else tables.prompts.c.id.not_in(about))
         return self._stream(tables.prompts, rows.build_prompts, where)
 
+    def asked(self, kind: Trainable, split: Split) -> Iterator[tuple[int, Prompt]]:
+        """Stream the row number and the prompt of every record of a kind and split, in the order they were added."""
+        table = tables.metadata.tables[kind]
+        build = rows.build_numbered if table is tables.prompts else rows.build_asked
+        return self._stream(table, build, [table.c.split == split])
+
+    def comparisons_at(self, numbers: Sequence[int]) -> list[Comparison]:
+        """The comparisons with these row numbers, in the order asked for, taken back since or not.
+
+        Raises StoreError when there is no row of a number.
+        """
+        return self._at(tables.comparisons, rows.build_comparisons, numbers)
+
+    def demonstrations_at(self, numbers: Sequence[int]) -> list[Demonstration]:
+        """The demonstrations with these row numbers, as `comparisons_at` gives its."""
+        return self._at(tables.demonstrations, rows.build_demonstrations, numbers)
+
+    def prompts_at(self, numbers: Sequence[int]) -> list[Prompt]:
+        """The prompts with these row numbers, as `comparisons_at` gives its."""
+        return self._at(tables.prompts, rows.build_prompts, numbers)
+
+    def labelled_by(self, kind: Labelled, split: Split, last: int) -> list[tuple[Annotator, int]]:
+        """Who made the labels of a kind and split up to row number `last`, and how many each: the busiest first."""
+        table = tables.metadata.tables[kind]
+        who, labels = table.c.annotator_id, func.count()
+        query = select(who, labels).where(table.c.split == split, table.c.n <= last).group_by(who)
+        with read(self._engine) as connection:
+            found = connection.execute(_standing(query, table).order_by(labels.desc(), who)).all()
+            known = rows.load_annotators(connection)
+        return [(known[id], count) for id, count in found]
+
     def annotators(self) -> list[Annotator]:
         """Everybody who has judged, in the order of their ids."""
         with read(self._engine) as connection:
@@ -130,6 +168,18 @@ class Store:
         if annotator is not None:
             where.append(table.c.annotator_id == annotator)
         return self._stream(table, build, where)
+
+    def _at(self, table: Table, build: Build[Built], numbers: Sequence[int]) -> list[Built]:
+        wanted = list(dict.fromkeys(numbers))
+        found: dict[int, Built] = {}
+        with read(self._engine) as connection:
+            for start in range(0, len(wanted), PAGE):
+                page = connection.execute(select(table).where(table.c.n.in_(wanted[start : start + PAGE]))).all()
+                found |= zip((row.n for row in page), build(connection, page), strict=True)
+        if len(found) < len(wanted):
+            missing = next(number for number in wanted if number not in found)
+            raise StoreError(f"The store has no row {missing} in {table.name}: another database is in its place")
+        return [found[number] for number in numbers]
 
     def _stream(self, table: Table, build: Build[Built], where: list[ColumnElement[bool]]) -> Iterator[Built]:
         """Page by page through the row numbers. No cursor stays open: a slow reader holds up no writer."""

@@ -24,7 +24,7 @@ metadata = MetaData()
 VERSION_TABLE = "tutelage_version"
 
 
-def _n() -> Column[int]:
+def row_number() -> Column[int]:
     """A row number that only grows; SQLite numbers rows by itself only where the type is INTEGER."""
     return Column("n", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
 
@@ -34,7 +34,7 @@ def _label(name: str, *columns: SchemaItem) -> Table:
     return Table(
         name,
         metadata,
-        _n(),
+        row_number(),
         Column("id", String, nullable=False, unique=True),
         Column("prompt_id", ForeignKey("prompts.id"), nullable=False),
         Column("annotator_id", ForeignKey("annotators.id"), nullable=False),
@@ -50,7 +50,7 @@ def _label(name: str, *columns: SchemaItem) -> Table:
 prompts = Table(
     "prompts",
     metadata,
-    _n(),
+    row_number(),
     Column("id", String(32), nullable=False, unique=True),
     Column("split", String(10), nullable=False),
     Column("body", Text, nullable=False),  # the prompt as JSON

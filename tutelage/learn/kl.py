@@ -1,10 +1,14 @@
-"""The price of moving away from the reference, fixed or adapted."""
+"""The price of moving away from the reference, fixed or adapted, and the KL as a term of a loss."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
+from torch import Tensor
 
 from tutelage.config import Section
+from tutelage.model.maths import kl_estimates
+
+LossKL = Literal["k2", "k3", "weighted"]
 
 
 class KLConfig(Section):
@@ -31,3 +35,19 @@ class KLController:
         if self.config.target is not None:
             error = min(0.2, max(-0.2, kl / self.config.target - 1))
             self.coefficient *= 1 + error * episodes / self.config.horizon
+
+
+def kl_penalty(logprob: Tensor, reference: Tensor, old: Tensor, kind: LossKL) -> Tensor:
+    """A penalty per token (M,) to be added to a loss. What matters there is its gradient, averaged over samples:
+
+    k2 has that of KL(π‖ref). k3 has that of KL(ref‖π), although its own mean is KL(π‖ref). weighted, k3 times π/π_old,
+    has that of KL(π‖ref) even when the samples are those of an older policy (DeepSeek-AI 2025, V3.2, section 3.1).
+    """
+    kl = kl_estimates(logprob, reference)
+    match kind:
+        case "k2":
+            return kl.k2
+        case "k3":
+            return kl.k3
+        case "weighted":
+            return (logprob - old).exp() * kl.k3

@@ -3,7 +3,8 @@
 1. All pairs of one prompt are in one batch and weigh 1 / C(K, 2) each, as InstructGPT's do.
 2. The score is the scalar at the last token of the completion, the end token when there is one.
 3. Ties are pairs with target 1/2. Label noise and AI judges enter as soft targets, strength as a margin (Llama 2).
-4. After training, scores are shifted and scaled to mean 0 and standard deviation 1 on samples of the reference policy.
+4. After training, scores are scaled to standard deviation 1 on samples of the reference policy, and shifted so that
+   these, or demonstrations (InstructGPT's choice), have mean 0.
 
     tutelage reward --reward.steps 100
 """
@@ -12,10 +13,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -24,14 +25,16 @@ from tutelage.errors import Interrupted, ModelError, TrainingError
 from tutelage.learn.learner import Learner, OptimizerConfig, Part, prefixed
 from tutelage.model import causal
 from tutelage.model.adapters import Full, Train, branch, merge, trainable
-from tutelage.model.batch import Packed, cut, pick
-from tutelage.model.causal import Model
+from tutelage.model.batch import Packed, cut, gather, pick
+from tutelage.model.causal import Model, fingerprint
 from tutelage.model.chat import Tokenizer
 from tutelage.model.heads import Head, Scorer
 from tutelage.model.maths import pair_loss, plackett_luce_loss
 from tutelage.progress import progress
 from tutelage.records import Comparison
 from tutelage.runs import Run
+
+SCALED = 256  # rankings whose completions set the scale where no samples of the reference policy are given
 
 
 class RewardConfig(Section):
@@ -49,8 +52,12 @@ class RewardConfig(Section):
     """All pairs of a ranking (InstructGPT), or the likelihood of the whole ranking."""
     label_noise: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """Share of labels believed to be flipped; decided pairs get the soft target 1 − this."""
+    targets: Literal["none", "annotators"] = "none"
+    """`annotators`: pairs get as soft target what all votes on them say together, by how reliable each rater is."""
     strength_margin: Annotated[float, Field(ge=0)] = 0.0
     """Margin in score per step of preference strength above 1 (Llama 2, section 3.2.2)."""
+    zero: Literal["samples", "demonstrations"] = "samples"
+    """What scores 0 on average in the end: samples of the reference policy, or demonstrations, as in InstructGPT."""
     train: Train = Full()
     """What is trained: everything, the top layers, or LoRA matrices."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-5)
@@ -61,6 +68,12 @@ class RewardConfig(Section):
     seed: Seed = 0
     """Draws the order of the rankings, LoRA's first matrices and the head's first weights."""
 
+    @model_validator(mode="after")
+    def _targets_are_of_pairs(self) -> Self:
+        if self.targets != "none" and self.loss != "pairs":
+            raise ValueError(f"targets '{self.targets}' are of pairs, but loss is '{self.loss}': set loss to 'pairs'")
+        return self
+
 
 @dataclass(frozen=True)
 class Ranking:
@@ -70,6 +83,8 @@ class Ranking:
     ranks: tuple[int, ...]
     target: float | None
     strength: int | None
+    pair_targets: tuple[float, ...] | None = None
+    """For each pair i < j, probability that i is better: goes before ranks and label noise."""
 
     @property
     def tokens(self) -> int:
@@ -77,13 +92,16 @@ class Ranking:
         return sum(len(s) for s in self.sequences)
 
 
-def render(comparison: Comparison, tokenizer: Tokenizer, max_tokens: int) -> Ranking:
-    """A comparison as tokens, each completion after its prompt, cut at `max_tokens`."""
+def render(
+    comparison: Comparison, tokenizer: Tokenizer, max_tokens: int, targets: Sequence[float] | None = None
+) -> Ranking:
+    """A comparison as tokens, each completion after its prompt, cut at `max_tokens`. `targets`: a pair's, i < j."""
     sequences = tuple(
         tokenizer.example(comparison.prompt, c.text, max_tokens=max_tokens, finish=c.finish).tokens
         for c in comparison.completions
     )
-    return Ranking(sequences, comparison.ranks, comparison.target, comparison.strength)
+    by_pair = None if targets is None else tuple(targets)
+    return Ranking(sequences, comparison.ranks, comparison.target, comparison.strength, by_pair)
 
 
 @dataclass(frozen=True)
@@ -105,12 +123,15 @@ class Groups:
         base = 0
         for r in rankings:
             k = len(r.sequences)
-            margin = config.strength_margin * ((r.strength or 1) - 1)
+            margin, first = config.strength_margin * ((r.strength or 1) - 1), len(rows)
             for i in range(k):
                 for j in range(i + 1, k):
                     a, b = (i, j) if r.ranks[i] <= r.ranks[j] else (j, i)
                     tied = r.ranks[i] == r.ranks[j]
                     target = 0.5 if tied else 1 - config.label_noise
+                    if r.pair_targets is not None:
+                        first_better = r.pair_targets[len(rows) - first]
+                        target = first_better if a == i else 1 - first_better
                     if r.target is not None:
                         a, b, target = 0, 1, r.target
                     rows.append((base + a, base + b, target, 2 / (k * (k - 1)), 0.0 if tied else margin))
@@ -175,10 +196,16 @@ class RewardModel:
             parts.append(self.scorer(packed, packed.last).score)
         return (torch.cat(parts) - self.mean) / self.std
 
-    def normalise(self, sequences: Sequence[Sequence[int]]) -> None:
-        """Set the scale so that these sequences, samples of the reference policy, have mean 0 and deviation 1."""
-        raw = self.score(sequences) * self.std + self.mean
-        self.mean, self.std = float(raw.mean()), float(raw.std(correction=0).clamp_min(1e-6))
+    def identity(self) -> str:
+        """Hash of the weights, mean and deviation: what a run that learns from these scores must find again."""
+        return f"{fingerprint(self.scorer)} {self.mean!r} {self.std!r}"
+
+    def normalise(self, samples: Sequence[Sequence[int]], zero: Sequence[Sequence[int]] = ()) -> None:
+        """Set the scale: `samples` of the reference policy have deviation 1, and `zero`, or else they, have mean 0."""
+        self.mean, self.std = 0.0, 1.0
+        raw = self.score(samples)
+        mean = float(self.score(zero).mean()) if zero else float(raw.mean())
+        self.mean, self.std = mean, float(raw.std(correction=0).clamp_min(1e-6))
 
 
 def save_reward(reward: RewardModel, folder: Path) -> None:
@@ -196,7 +223,8 @@ def load_reward(folder: Path, device: str = "cpu") -> RewardModel:
     model = causal.load(folder, device=device)
     scale = json.loads((folder / "reward.json").read_text())
     head = Head(load_file(folder / "score.safetensors")["score.weight"])
-    return RewardModel(Scorer(model.decoder, head.to(device)), model.tokenizer, scale["mean"], scale["std"])
+    head.to(model.decoder.head_weight().device)
+    return RewardModel(Scorer(model.decoder, head), model.tokenizer, scale["mean"], scale["std"])
 
 
 @torch.no_grad()
@@ -219,12 +247,17 @@ def train_reward(
     evaluation: Sequence[Ranking] = (),
     start: RewardModel | None = None,
     reference: Sequence[Sequence[int]] = (),
+    demonstrations: Sequence[Sequence[int]] = (),
 ) -> RewardModel:
     """Train a branch of the model, or of an earlier reward model (`start`), on rankings.
 
     `reference`: sequences of the reference policy that set the scale; without them the rankings' own completions do.
-    Resumes by itself when the run has a checkpoint. Raises TrainingError when no ranking decides anything.
+    `demonstrations`: sequences that score 0 on average, when `config.zero` says so. Resumes by itself when the run has
+    a checkpoint. Raises TrainingError when no ranking decides anything, or demonstrations are missing.
     """
+    zero = demonstrations if config.zero == "demonstrations" else ()
+    if config.zero == "demonstrations" and not zero:
+        raise TrainingError("reward.zero is 'demonstrations', but there are none: import some, or set it to 'samples'")
     if not any(r.target not in (None, 0.5) or len(set(r.ranks)) > 1 for r in rankings):
         raise TrainingError(f"nothing to learn from: none of the {len(rankings)} rankings prefers one completion")
     generator = torch.Generator().manual_seed(config.seed)
@@ -238,7 +271,7 @@ def train_reward(
         learner.load(restored[1]["learner"])
     with run.interruptible(), progress("Reward model", config.steps) as report:
         for step in range(learner.step + 1, config.steps + 1):
-            chosen = [rankings[i] for i in pick(len(rankings), config.batch_size, step - 1, config.seed)]
+            chosen = gather(rankings, pick(len(rankings), config.batch_size, step - 1, config.seed))
             parts = cut([r.tokens for r in chosen], config.micro_tokens)
             groups = [Groups.of([chosen[i] for i in part], config) for part in parts]
             metrics = prefixed("reward", learner.update(Part(groups, lambda g: reward_loss(reward.scorer, g, config))))
@@ -250,6 +283,6 @@ def train_reward(
             if run.stop_requested:
                 raise Interrupted(f"stopped after step {step} of {config.steps}; go on with --resume {run.id}")
             report(step, f"loss {metrics['reward/loss']:.3f} accuracy {metrics['reward/accuracy']:.2f}")
-    reward.normalise(reference or [s for r in rankings[:256] for s in r.sequences])
-    save_reward(reward, run.final)
+    reward.normalise(reference or [s for r in rankings[:SCALED] for s in r.sequences], zero)
+    run.leave(lambda folder: save_reward(reward, folder))
     return reward

@@ -52,7 +52,8 @@ class Minibatch:
     hidden: Tensor | None  # (T, H) entering the first layer that networks do not share
     features: Tensor | None  # (M, H) of the reward model, for a critic that is a head on them
     old: Tensor  # (M,) log-probability under the policy that sampled
-    values: Tensor  # (M,) at sampling time
+    reference: Tensor  # (M,) under the reference
+    values: Tensor  # (M,) at sampling time; zeros without a critic
     advantages: Tensor  # (M,)
     returns: Tensor  # (M,)
 
@@ -101,6 +102,7 @@ class Rollout:
             None if self.hidden is None else self.hidden[tokens],
             None if self.features is None else self.features[answers],
             self.old[answers],
+            self.reference[answers],
             self.values[answers],
             self.advantages[answers],
             self.returns[answers],
@@ -132,10 +134,10 @@ class ActorCritic(nn.Module):
     """The policy and its value function, one root module.
 
     The value head reads a critic of its own (`critic`), the reward model's features (given with the minibatch), or the
-    policy's own hidden states (one network trained instead of two).
+    policy's own hidden states (one network trained instead of two). Without a head there is no critic: values are 0.
     """
 
-    def __init__(self, policy: Policy, head: Head, critic: Decoder | None) -> None:
+    def __init__(self, policy: Policy, head: Head | None, critic: Decoder | None) -> None:
         super().__init__()
         self.policy, self.head, self.critic = policy, head, critic
 
@@ -148,6 +150,8 @@ class ActorCritic(nn.Module):
         self, batch: Batch, own: Tensor | None, features: Tensor | None, hidden: Tensor | None, start: int
     ) -> Tensor:
         """Values (M,) from whichever states this critic reads."""
+        if self.head is None:
+            return torch.zeros(batch.units)
         if self.critic is not None:
             own = self.critic(batch.packed, hidden, start)[batch.index]
         elif features is not None:
@@ -207,7 +211,7 @@ def _ask(
         pairs = list(zip(rows, prompt_lengths, strict=True))
         scores = nets.reward([r[:p] for r, p in pairs], [r[p:] for r, p in pairs])
     own = None
-    if nets.actor.critic is None and features is None:
+    if nets.actor.critic is None and nets.actor.head is not None and features is None:
         own = nets.actor.policy(batch, temperature=temperature, hidden=hidden, start=shared).hidden
     return _Answers(hidden, features, reference, nets.actor.value(batch, own, features, hidden, shared), scores)
 

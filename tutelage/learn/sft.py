@@ -18,7 +18,7 @@ from tutelage.config import Section, Seed
 from tutelage.errors import Interrupted, TrainingError
 from tutelage.learn.learner import Learner, OptimizerConfig, Part, prefixed
 from tutelage.model.adapters import Full, Train, branch, merge, trainable
-from tutelage.model.batch import Batch, Example, cut, pick
+from tutelage.model.batch import Batch, Example, cut, gather, pick
 from tutelage.model.causal import Model, save
 from tutelage.model.heads import Policy
 from tutelage.progress import progress
@@ -84,7 +84,7 @@ def sft(
         learner.load(restored[1]["learner"])
     with run.interruptible(), progress("SFT", config.steps) as report:
         for step in range(learner.step + 1, config.steps + 1):
-            chosen = [examples[i] for i in pick(len(examples), config.batch_size, step - 1, config.seed)]
+            chosen = gather(examples, pick(len(examples), config.batch_size, step - 1, config.seed))
             part = Part(batches(chosen, config.micro_tokens), lambda b: sft_loss(policy, b))
             metrics = prefixed("sft", learner.update(part))
             if evaluation and config.evaluate_every and step % config.evaluate_every == 0:
@@ -96,5 +96,5 @@ def sft(
                 raise Interrupted(f"stopped after step {step} of {config.steps}; go on with --resume {run.id}")
             report(step, f"loss {metrics['sft/loss']:.3f}")
     result = Model(decoder=merge(decoder), tokenizer=model.tokenizer, name=str(run.final))
-    save(result, run.final)
+    run.leave(lambda folder: save(result, folder))
     return result

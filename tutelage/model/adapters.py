@@ -75,11 +75,6 @@ def branch(decoder: Decoder, train: Train, generator: torch.Generator) -> Decode
     return new
 
 
-def shared_layers(train: Train, decoder: Decoder) -> int:
-    """How many layers from the bottom give every branch the same hidden states."""
-    return decoder.config.num_layers - train.layers if isinstance(train, Top) else 0
-
-
 def trainable(decoder: nn.Module) -> dict[str, nn.Parameter]:
     """The network's own parameters by name, without the frozen ones it shares."""
     return {name: p for name, p in decoder.named_parameters() if p.requires_grad}

@@ -3,11 +3,16 @@
 Legend: T tokens of all sequences laid end to end, N sequences, M chosen positions, P pairs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeVar, overload
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
+PAGE = 256  # items of a lazy sequence that are made together when all are asked for in turn
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,43 @@ class Batch:
         return len(self.target)
 
 
+class Lazy(Sequence[T]):
+    """A sequence whose items are made when they are asked for, so that a million of them never lie in memory together.
+
+    `make` gives the items at the places asked for, in that order, and the same ones every time.
+    """
+
+    def __init__(self, count: int, make: Callable[[Sequence[int]], list[T]]) -> None:
+        self._places, self.make = range(count), make
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, at: int) -> T: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[T]: ...
+    def __getitem__(self, at: int | slice) -> T | list[T]:
+        if isinstance(at, slice):
+            return self.make(self._places[at])
+        return self.make([self._places[at]])[0]
+
+    def __iter__(self) -> Iterator[T]:
+        for start in range(0, len(self), PAGE):
+            yield from self[start : start + PAGE]
+
+
+def gather(items: Sequence[T], places: Sequence[int]) -> list[T]:
+    """The items at these places; those of a lazy sequence are made together."""
+    return items.make(places) if isinstance(items, Lazy) else [items[i] for i in places]
+
+
+@lru_cache(maxsize=2)
+def _order(total: int, epoch: int, seed: int) -> Tensor:
+    """(total,) int64: the order of one pass; kept, because drawing that of a million items takes 20 ms."""
+    return torch.randperm(total, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+
+
 def pick(total: int, size: int, step: int, seed: int) -> list[int]:
     """The items of batch number `step` of an endless, reshuffled pass over `total` items.
 
@@ -88,8 +130,7 @@ def pick(total: int, size: int, step: int, seed: int) -> list[int]:
     at = step * size
     while len(chosen) < size:
         epoch, offset = divmod(at + len(chosen), total)
-        order = torch.randperm(total, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
-        chosen += order[offset : offset + size - len(chosen)].tolist()
+        chosen += _order(total, epoch, seed)[offset : offset + size - len(chosen)].tolist()
     return chosen
 
 

@@ -36,9 +36,12 @@ def best_device() -> torch.device:
 
 
 def known_device(name: torch.device | str) -> torch.device:
-    """The device of that name. Raises ModelError when torch does not know it, or this machine has none."""
+    """The device of that name; `auto` is the best there is.
+
+    Raises ModelError when torch does not know it, or this machine has none.
+    """
     try:
-        device = torch.device(name)
+        device = best_device() if name == "auto" else torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"device is {str(name)!r}, which this machine does not have: use cpu ({error})") from error

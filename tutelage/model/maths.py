@@ -156,9 +156,13 @@ def plackett_luce_loss(scores: Tensor, ranks: Tensor) -> Tensor:
     return (denominator - scores).sum()
 
 
-def clipped_policy_loss(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
-    """PPO's pessimistic surrogate, negated to be minimised (Schulman 2017, eq. 7); (M,) → (M,)."""
-    return torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - clip, 1 + clip))
+def clipped_policy_loss(ratio: Tensor, advantage: Tensor, clip: float, higher: float | None = None) -> Tensor:
+    """PPO's pessimistic surrogate, negated to be minimised (Schulman 2017, eq. 7); (M,) → (M,).
+
+    `higher` is the bound above, where it is another than the one below (Yu et al. 2025, eq. 10).
+    """
+    bounded = ratio.clamp(1 - clip, 1 + (clip if higher is None else higher))
+    return torch.maximum(-advantage * ratio, -advantage * bounded)
 
 
 def clipped_value_loss(value: Tensor, old: Tensor, returns: Tensor, clip: float) -> Tensor:

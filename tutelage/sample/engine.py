@@ -7,7 +7,7 @@ prompts let in together are computed once. When no prompt waits, the batch shrin
 Legend: N prompts, B rows in use, T tokens of a step, H hidden size, V vocabulary.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -108,26 +108,56 @@ class Engine:
         """See `Sampler.generate`. A completion that meets the end of the context finishes with "length"."""
         if not prompts:
             return []
+        job, cache, states = self._begin(prompts, params, seed)
+        for _ in self._steps(job, cache, states, params, progress):
+            pass
+        return [self._sampled(job, i, states) for i in range(len(prompts))]
+
+    @torch.no_grad()
+    def stream(
+        self, prompts: Sequence[Sequence[int]], params: SamplingParams, *, seed: int
+    ) -> Iterator[dict[int, int]]:
+        """See `Sampler.stream`."""
+        if not prompts:
+            return
+        job, cache, states = self._begin(prompts, params, seed)
+        for _ in self._steps(job, cache, states, params, None):
+            going = job.rows[job.size[job.rows] == 0]
+            yield dict(zip(going.tolist(), job.tokens[going, job.made[going]].tolist(), strict=True))
+
+    def _begin(
+        self, prompts: Sequence[Sequence[int]], params: SamplingParams, seed: int
+    ) -> "tuple[Job, Cache, States | None]":
         config, device = self.decoder.config, self.decoder.embed.weight.device
         check_prompts(prompts, config.vocab_size, config.context)
         job = Job.of(prompts, params.max_tokens, config.context, seed)
         slots, longest = min(params.slots, len(prompts)), int((job.lengths + job.limits).max())
         cache = Cache(config, slots, longest, self.decoder.compute, device)
-        states = None if self.capture is None else States(job, config.hidden_size, device)
+        return job, cache, None if self.capture is None else States(job, config.hidden_size, device)
+
+    def _steps(
+        self,
+        job: Job,
+        cache: Cache,
+        states: "States | None",
+        params: SamplingParams,
+        progress: Callable[[int], None] | None,
+    ) -> Iterator[None]:
+        """One pass and one token for each row in use, until no row is left; stops between drawing and closing ranks."""
         head = self.decoder.head_weight().to(self.decoder.compute)
         while job.waiting or len(job.rows):
             logits = logits_of(self._step(job, cache, states), head)
             place = (job.rows, job.made[job.rows])
             token, logprob = draw(
                 logits,
-                job.uniform[place].to(device),
+                job.uniform[place].to(logits.device),
                 temperature=params.temperature,
                 top_k=params.top_k,
                 top_p=params.top_p,
             )
             job.tokens[place], job.logprobs[place] = token.cpu(), logprob.cpu()
+            yield
             self._leave(job, cache, progress)
-        return [self._sampled(job, i, states) for i in range(len(prompts))]
 
     def _step(self, job: Job, cache: Cache, states: "States | None") -> Tensor:
         """One pass over the rows in use and those let in now; `job.rows` grows. → last hidden states (B, H), normed."""

@@ -5,7 +5,7 @@ draws it with `draw` and leaves `generate` no other choice. So completions and l
 engine's, on the same weights they are the same, and none of the library's defaults (top_k = 50 is one) has a say.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
 import torch
@@ -16,7 +16,7 @@ from tutelage.errors import ModelError
 from tutelage.model.decoder import Decoder
 from tutelage.model.foreign import ForeignDecoder
 from tutelage.sample.draw import draw
-from tutelage.sample.sampler import Sampled, SamplingParams, check_prompts, uniforms
+from tutelage.sample.sampler import Sampled, SamplingParams, check_prompts, replay, uniforms
 
 
 class Choice:
@@ -80,6 +80,12 @@ class HFSampler:
                 if progress is not None:
                     progress(len(out))
         return [out[i] for i in range(len(prompts))]
+
+    def stream(
+        self, prompts: Sequence[Sequence[int]], params: SamplingParams, *, seed: int
+    ) -> Iterator[dict[int, int]]:
+        """See `Sampler.stream`. transformers gives nothing back before the end, so all comes then."""
+        yield from replay(self.generate(prompts, params, seed=seed))
 
     def _run(self, prompts: Sequence[Sequence[int]], max_tokens: int, choice: Choice) -> None:
         """Let transformers feed the model; `choice` keeps what was drawn."""

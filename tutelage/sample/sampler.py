@@ -1,11 +1,11 @@
-"""The seam between prompts and completions: two verbs, `generate` and `load`.
+"""The seam between prompts and completions: three verbs, `generate`, `stream` and `load`.
 
 Implementations: `engine.Engine` (our decoder), `hf.HFSampler` (any transformers model), `scripted.Scripted` (the fake).
 All but the fake draw from the same uniforms (`uniforms`) by the same rule (`draw.draw`), so that on the same weights
 they give the same tokens.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
@@ -60,6 +60,15 @@ class Sampler(Protocol):
         Raises ModelError when a prompt is empty, too long for the context, or holds an unknown token.
         """
 
+    def stream(
+        self, prompts: Sequence[Sequence[int]], params: SamplingParams, *, seed: int
+    ) -> Iterator[dict[int, int]]:
+        """The same completions as they grow: at every step, the token that each unfinished one gained, by its index.
+
+        Who stops reading stops the work. A sampler that can't tell before the end gives all in one go. Raises what
+        `generate` raises.
+        """
+
     def load(self, decoder: Decoder) -> None:
         """Sample from these weights from now on."""
 
@@ -67,6 +76,12 @@ class Sampler(Protocol):
 def uniforms(seed: int, count: int, max_tokens: int) -> Tensor:
     """(count, max_tokens) fp64 in [0, 1): row i is for completion i alone, whatever it is decoded beside."""
     return torch.rand(count, max_tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def replay(completions: Sequence[Sampled]) -> Iterator[dict[int, int]]:
+    """Finished completions as `Sampler.stream` gives them."""
+    for step in range(max((len(one.tokens) for one in completions), default=0)):
+        yield {i: one.tokens[step] for i, one in enumerate(completions) if step < len(one.tokens)}
 
 
 def check_prompts(prompts: Sequence[Sequence[int]], vocab_size: int, context: int) -> None:

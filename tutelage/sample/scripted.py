@@ -1,11 +1,11 @@
 """The fake: a sampler that says what it was told to. For tests, and for trying a loop without a model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
 from tutelage.model.decoder import Decoder
-from tutelage.sample.sampler import Sampled, SamplingParams
+from tutelage.sample.sampler import Sampled, SamplingParams, replay
 
 
 class Scripted:
@@ -52,3 +52,9 @@ class Scripted:
             if progress is not None:
                 progress(len(out))
         return out
+
+    def stream(
+        self, prompts: Sequence[Sequence[int]], params: SamplingParams, *, seed: int
+    ) -> Iterator[dict[int, int]]:
+        """The next answers of the script, token by token."""
+        yield from replay(self.generate(prompts, params, seed=seed))

@@ -8,7 +8,7 @@ after the annotator given for the import. `cmp_key` names the two models. In the
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 
-from tutelage.feedback.formats.row import FILE, Row, RowError, comparison, completion, seen, text, value
+from tutelage.feedback.formats.row import FILE, Row, RowError, comparison, completion, person, seen, text, value
 from tutelage.records import Annotator, Comparison, Prompt, Source
 
 VERDICTS = {0: (1, 1), 1: (1, 2), 2: (2, 1)}
@@ -22,7 +22,7 @@ def parse(row: Row, who: Annotator) -> list[Comparison]:
     models = row["cmp_key"].split("_") if isinstance(row.get("cmp_key"), str) else []
     sources = [Source(model=model) for model in models] if len(models) == 2 else [FILE, FILE]
     answers = [completion(prompt, _response(row, i + 1), source) for i, source in enumerate(sources)]
-    return [comparison(prompt, answers, _verdict(row, i), _person(who, i)) for i in range(1, PEOPLE + 1)]
+    return [comparison(prompt, answers, _verdict(row, i), person(who, i)) for i in range(1, PEOPLE + 1)]
 
 
 def _response(row: Row, number: int) -> str:
@@ -36,10 +36,6 @@ def _verdict(row: Row, number: int) -> tuple[int, int]:
     if isinstance(found, bool) or not isinstance(found, int) or found not in VERDICTS:
         raise RowError(field, f"is {seen(found)}: it must be 0 (tie), 1 or 2")
     return VERDICTS[found]
-
-
-def _person(who: Annotator, number: int) -> Annotator:
-    return Annotator(id=f"{who.id}-{number}", kind=who.kind, name=f"{who.name} {number}")
 
 
 def render(records: Iterable[Comparison]) -> Iterator[tuple[int, Row | None]]:

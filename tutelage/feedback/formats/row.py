@@ -81,6 +81,20 @@ def value_in(item: Mapping[str, Any], key: str, field: str) -> Any:
     return item[key]
 
 
+def listed(found: Any, field: str) -> list[Any]:
+    """An inner value that must be a list. Raises RowError."""
+    if not isinstance(found, list):
+        raise RowError(field, f"is {seen(found)}, where a list is needed")
+    return found
+
+
+def nested(found: Any, field: str) -> Mapping[str, Any]:
+    """An inner value that must be an object. Raises RowError."""
+    if not isinstance(found, Mapping):
+        raise RowError(field, f"is {seen(found)}, where an object with fields is needed")
+    return found
+
+
 def seen(found: Any) -> str:
     """How a value looks in a message: short."""
     shown = repr(found)
@@ -92,23 +106,60 @@ def completion(prompt: Prompt, text: str, source: Source = FILE) -> Completion:
     return Completion(id=content_id("completion", prompt.id, source.model, text), text=text, source=source)
 
 
-def comparison(prompt: Prompt, answers: Sequence[Completion], ranks: tuple[int, int], who: Annotator) -> Comparison:
-    """An imported pair. Its id is its content's.
+def comparison(
+    prompt: Prompt,
+    answers: Sequence[Completion],
+    ranks: tuple[int, ...],
+    who: Annotator,
+    shown: tuple[int, ...] | None = None,
+) -> Comparison:
+    """An imported judgement. Its id is its content's.
 
-    Files do not say which completion stood first on the screen, so `shown` is drawn from the id: half and half, and
-    never telling which one won.
+    Files of pairs do not say which completion stood first on the screen, so without `shown` it is drawn from the ids:
+    half and half, and never telling which one won.
     """
     ids = [answer.id for answer in answers]
-    drawn = int(content_id("shown", *sorted(ids))[:8], 16) % 2
-    first = ids.index(sorted(ids)[drawn])
+    if shown is None:
+        drawn = int(content_id("shown", *sorted(ids))[:8], 16) % 2
+        first = ids.index(sorted(ids)[drawn])
+        shown = (first, 1 - first)
     return Comparison(
         id=content_id("comparison", who.id, prompt.id, *ids, *map(str, ranks)),
         prompt=prompt,
         completions=tuple(answers),
         ranks=ranks,
-        shown=(first, 1 - first),
+        shown=shown,
         annotator=who,
     )
+
+
+def person(who: Annotator, id: str | int) -> Annotator:
+    """One of the people in a file that names several: their id there, after the annotator given for the import."""
+    return Annotator(id=f"{who.id}-{id}", kind=who.kind, name=f"{who.name} {id}")
+
+
+ASKED = ("prompt", "instruction", "question", "input", "request", "messages", "conversation")
+
+
+def asked(fields: Mapping[str, Any], within: str) -> tuple[str, Prompt]:
+    """Which field of a labelling tool's task is the prompt, and the prompt: a text of the user's, or messages.
+
+    Tools let people name their fields as they like; the usual names of a prompt are tried in turn. Raises RowError.
+    """
+    name = next((name for name in ASKED if name in fields), None)
+    if name is None:
+        raise RowError(within, f"has {', '.join(fields) or 'no fields'}: call the prompt one of {', '.join(ASKED)}")
+    found = fields[name]
+    if isinstance(found, str):
+        return name, Prompt.user(writable(found, f"{within}.{name}"))
+    return name, Prompt(messages=messages(found, f"{within}.{name}"))
+
+
+def said(prompt: Prompt) -> str | list[dict[str, str]]:
+    """A prompt as a labelling tool shows it: the user's text, or messages."""
+    first = prompt.messages[0]
+    alone = len(prompt.messages) == 1 and first.role in ("user", "text")
+    return first.content if alone else [message.model_dump() for message in prompt.messages]
 
 
 def shared_turns(one: Sequence[Message], other: Sequence[Message], start: int = 0) -> int:

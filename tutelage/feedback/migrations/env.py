@@ -2,6 +2,7 @@
 
 from alembic import context
 
+from tutelage.feedback import people_tables, work_tables  # noqa: F401 - they add themselves to the metadata
 from tutelage.feedback.tables import VERSION_TABLE, metadata
 
 context.configure(

@@ -1,0 +1,227 @@
+"""Live chat: two replies a turn, the chosen one goes on, every choice is a label; nothing tells which model speaks."""
+
+import asyncio
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from studio_api import House
+from studio_pages import SECRET, Visitor, house_in, open_batch, prompt, speaking
+
+from tutelage.errors import ModelError, StudioError
+from tutelage.feedback.conversation import Conversations
+from tutelage.feedback.work import Held
+from tutelage.folder import ProjectFolder
+from tutelage.model.tiny import tiny_decoder, tiny_tokenizer
+from tutelage.records import Completion, Message, Prompt, Source
+from tutelage.sample.engine import Engine
+from tutelage.sample.sampler import SamplingParams
+from tutelage.studio.speaker import Growing, ProjectVoice, Speaker, Voice
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    yield from house_in(tmp_path)
+
+
+def pair(left: str, right: str) -> tuple[Completion, Completion]:
+    return Completion(text=left, source=Source(model=SECRET)), Completion(text=right, source=Source(model=SECRET))
+
+
+def held(house: House, rater: str, **spec: Any) -> tuple[Conversations, str]:
+    batch = open_batch(house, "chat", 2, **spec)
+    found = house.room.desk.next(rater, batch)
+    assert isinstance(found, Held)
+    return Conversations(house.room.store), found.id
+
+
+def test_the_chosen_reply_goes_on_and_every_choice_is_a_label(house: House) -> None:
+    talks, item = held(house, "person-1")
+    here = talks.of("person-1", item)
+    assert not here.speaks  # the prompt asks already
+    first = here.asking("")
+    assert first.messages[-1].content == "Red ones."
+    here = talks.offer("person-1", item, first, pair("Boil it.", "Fry it."))
+    assert here.texts == ("Boil it.", "Fry it.")
+    here = talks.choose("person-1", item, 1, key="k1", ranks=(2, 1), seconds=2.0)
+    assert (here.number, here.speaks, here.messages[-1].content) == (2, True, "Fry it.")
+    second = here.asking("How long?")
+    assert [m.content for m in second.messages[-2:]] == ["Fry it.", "How long?"]
+    talks.offer("person-1", item, second, pair("An hour.", "A day."))
+    here = talks.choose("person-1", item, 2, key="k2", ranks=(1, 1), seconds=None)
+    assert here.messages[-1].content == "An hour."  # of a tie the left one goes on
+    closed = talks.close("person-1", item)
+    assert closed.closed
+    one, two = house.room.store.comparisons()
+    assert (one.ranks, one.prompt, two.ranks, two.prompt) == ((2, 1), first, (1, 1), second)
+    assert one.completions[0].source.model == SECRET
+    assert one.annotator.id == "person-1"
+    assert house.room.batches.progress(closed.batch).finished == 1
+    following = house.room.desk.next("person-1", closed.batch)
+    assert isinstance(following, Held)
+    assert following.id != item
+
+
+def test_the_same_choice_twice_is_one_label_and_no_other_replaces_it(house: House) -> None:
+    talks, item = held(house, "person-1")
+    asked = talks.of("person-1", item).asking("")
+    talks.offer("person-1", item, asked, pair("a", "b"))
+    for _ in range(3):
+        talks.choose("person-1", item, 1, key="k", ranks=(1, 2), seconds=1.0)
+    assert house.room.store.count("comparisons") == 1
+    with pytest.raises(StudioError, match="This turn is over"):
+        talks.choose("person-1", item, 1, key="other", ranks=(2, 1), seconds=1.0)
+    with pytest.raises(StudioError, match="went on in another tab"):
+        talks.offer("person-1", item, asked, pair("c", "d"))
+    with pytest.raises(StudioError, match="Write something first"):
+        talks.of("person-1", item).asking(" \n")
+
+
+def test_the_last_turn_closes_and_an_empty_conversation_cannot(house: House) -> None:
+    talks, item = held(house, "person-1", turns=1)
+    with pytest.raises(StudioError, match="or skip this one"):
+        talks.close("person-1", item)
+    talks.offer("person-1", item, talks.of("person-1", item).asking(""), pair("a", "b"))
+    with pytest.raises(StudioError, match="waits for a choice"):
+        talks.of("person-1", item).asking("more")
+    assert talks.choose("person-1", item, 1, key="k", ranks=(1, 2), seconds=1.0).closed
+    assert talks.close("person-1", item).closed  # again changes nothing
+    assert house.room.batches.progress(talks.of("person-1", item).batch).answered == 1
+
+
+def test_a_conversation_belongs_to_one_person(house: House) -> None:
+    talks, item = held(house, "person-1")
+    with pytest.raises(StudioError, match="not given to you"):
+        talks.of("person-2", item)
+
+
+REPLIES = ["I am ChatGPT. **Boil** it.", "Fry <script>alert(1)</script> it.", "An hour.", "A day."]
+
+
+def test_replies_stream_and_no_name_is_in_the_stream(house: House) -> None:
+    speaking(house, REPLIES)
+    ann, batch = Visitor(house), open_batch(house, "chat", 1, turns=2)
+    page = ann.get(f"/work/{batch}")  # leads on to the chat
+    place = re.search(r'data-place="([^"]+)"', page)[1]  # type: ignore[index]
+    headers = {"accept": "application/json", "x-csrf-token": re.search(r'csrf-token" content="(\w+)', page)[1]}  # type: ignore[index]
+    lines = [json.loads(line) for line in ann.client.post(f"{place}/say", headers=headers).text.splitlines()]
+    html = lines[-1]["html"]
+    grown = ["".join(line["more"][i] for line in lines[:-1]) for i in range(2)]
+    assert not grown[0]  # too short to be sure of before its end
+    assert "I am [name masked]. <strong>Boil</strong> it." in html
+    assert "&lt;script&gt;" in html
+    assert "ChatGPT" not in json.dumps(lines)
+    assert SECRET not in json.dumps(lines)
+    assert 'name="preference"' in ann.get(f"/chat/{batch}")  # a reload keeps the replies
+    key = re.search(r'name="key" value="(\w+)"', html)[1]  # type: ignore[index]
+    chosen = {"number": 1, "preference": 1, "key": key, "seconds": 4}
+    answer = ann.client.post(f"{place}/choose", data=chosen, headers=headers).json()
+    assert "<textarea" in answer["html"]
+    assert house.room.store.count("comparisons") == 1
+
+
+def test_long_replies_are_heard_before_they_end(house: House) -> None:
+    long = "Boil the vinegar with salt and sugar, let it cool, and pour it over. " * 3
+    speaking(house, [long, f"I am ChatGPT. {long}"])
+    ann, batch = Visitor(house), open_batch(house, "chat", 1)
+    page = ann.get(f"/chat/{batch}")
+    place = re.search(r'data-place="([^"]+)"', page)[1]  # type: ignore[index]
+    headers = {"accept": "application/json", "x-csrf-token": re.search(r'csrf-token" content="(\w+)', page)[1]}  # type: ignore[index]
+    lines = [json.loads(line) for line in ann.client.post(f"{place}/say", headers=headers).text.splitlines()]
+    grown = ["".join(line["more"][i] for line in lines[:-1]) for i in range(2)]
+    assert len(lines) > 50
+    assert long.startswith(grown[0])
+    assert len(grown[0]) > 100
+    assert grown[1].startswith("I am [name masked]. Boil")
+
+
+def test_without_scripts_the_page_waits(house: House) -> None:
+    speaking(house, REPLIES)
+    ann, batch = Visitor(house), open_batch(house, "chat", 1, turns=2)
+    choosing = ann.send(ann.get(f"/chat/{batch}"))
+    assert "[name masked]" in choosing
+    ann.send(choosing, expect=422)
+    writing = ann.send(choosing, preference=-1)
+    ann.send(writing, expect=422, text="")
+    last = ann.send(ann.send(writing, text="How long?"), preference=1)
+    assert "Every item here has its answers" in last
+    one, two = house.room.store.comparisons()
+    assert [m.content for m in two.prompt.messages[-2:]] == ["I am ChatGPT. **Boil** it.", "How long?"]
+    assert (one.ranks, two.ranks) == ((1, 2), (2, 1))
+
+
+def test_a_studio_without_a_project_says_so(house: House) -> None:
+    ann, batch = Visitor(house), open_batch(house, "chat", 1)
+    assert "start it in a project folder" in ann.send(ann.get(f"/chat/{batch}"), expect=503)
+
+
+# ---- the model's thread
+
+
+def heard(speaker: Speaker, asked: Prompt) -> list[Growing]:
+    async def listen() -> list[Growing]:
+        return [step async for step in speaker.replies(asked)]
+
+    return asyncio.run(listen())
+
+
+def test_the_engine_speaks_and_its_replies_are_whole() -> None:
+    tokenizer = tiny_tokenizer()
+    engine = Engine(tiny_decoder(), tokenizer.end)
+    voice = Voice(tokenizer, engine, SamplingParams(max_tokens=12), Source(model="tiny"))
+    steps = heard(Speaker(lambda: voice), Prompt.user("Hello"))
+    left, right = steps[-1].done or ()
+    assert left.source.seed == right.source.seed is not None
+    whole = tokenizer.prompt(Prompt.user("Hello"))
+    again = engine.generate([whole] * 2, voice.params, seed=left.source.seed or 0)
+    assert [(tokenizer.decode(s.tokens).strip(), s.finish) for s in again] == [
+        (left.text, left.finish),
+        (right.text, right.finish),
+    ]
+    assert all(step.done is None for step in steps[:-1])
+
+
+def test_what_is_wrong_with_the_model_is_told() -> None:
+    def broken() -> Voice:
+        raise ModelError("no such model")
+
+    with pytest.raises(ModelError, match="no such model"):
+        heard(Speaker(broken), Prompt.user("Hello"))
+
+
+def test_who_stops_listening_stops_the_model() -> None:
+    tokenizer, drawn = tiny_tokenizer(), []
+
+    class Counting(Engine):
+        def stream(self, *args: Any, **options: Any) -> Iterator[dict[int, int]]:
+            for step in super().stream(*args, **options):
+                drawn.append(step)
+                yield step
+
+    engine = Counting(tiny_decoder(context=4000), end=259)
+    voice = Voice(tokenizer, engine, SamplingParams(max_tokens=3000), Source(model="tiny"))
+    speaker = Speaker(lambda: voice)
+
+    async def leave() -> None:
+        replies = speaker.replies(Prompt.user("Hello"))
+        await anext(replies)
+        await replies.aclose()  # type: ignore[attr-defined]
+
+    asyncio.run(leave())
+    steps = len(drawn)
+    assert heard(Speaker(lambda: Voice(tokenizer, engine, SamplingParams(max_tokens=2), voice.source)), prompt(0))
+    assert steps < 500
+
+
+def test_a_project_speaks_with_its_newest_policy(tmp_path: Path) -> None:
+    voice = ProjectVoice(ProjectFolder.init(tmp_path, model="tiny", store="x.db"))
+    first = voice()
+    assert first.source.model == "tiny"
+    assert first.source.run is None
+    assert first.params.max_tokens == 256
+    assert voice() is first
+    asked = Prompt(messages=(Message(role="user", content="Hello"),))
+    assert heard(Speaker(lambda: first), asked)[-1].done is not None

@@ -1,0 +1,86 @@
+"""Active selection end to end: two reward runs, a batch, and the queue that raters then meet."""
+
+import numpy as np
+import pytest
+import torch
+
+from tutelage.cli import run
+from tutelage.errors import DataError, StudioError
+from tutelage.feedback.assignment import Desk
+from tutelage.feedback.batches import Batches
+from tutelage.feedback.oversight import Oversight
+from tutelage.feedback.work import BatchSpec, NewItem
+from tutelage.learn.reward import RewardModel, load_reward, save_reward
+from tutelage.model.heads import Head, Scorer
+from tutelage.model.tiny import tiny_decoder, tiny_tokenizer
+from tutelage.project import Project
+from tutelage.quality.choosing import ranking_gain
+from tutelage.records import Completion, Prompt, Source
+from tutelage.runs import Run
+from tutelage.stage import Settings
+
+PLAIN = {"overlap_share": 0.0, "gold_share": 0.0, "repeat_share": 0.0}
+
+
+def reward_run(project, seed, std):
+    """A reward model with random weights, saved with this scale."""
+    torch.manual_seed(seed)
+    decoder = tiny_decoder(seed=seed)
+    width = decoder.head_weight().shape[1]
+    head = Head.reward(width, torch.Generator().manual_seed(seed))
+    made = Run.start(project.folder.runs, "reward", Settings(), parents=[])
+    made.leave(lambda folder: save_reward(RewardModel(Scorer(decoder, head), tiny_tokenizer(), 0.3, std), folder))
+    made.finish("done")
+    return made.id
+
+
+@pytest.fixture
+def films(tmp_path):
+    """A project with two reward runs and a batch of twelve comparisons."""
+    project = Project.init(tmp_path / "films", model="tiny")
+    runs = [reward_run(project, 1, 0.5), reward_run(project, 2, 2.0)]
+    rng = np.random.default_rng(0)
+    with project.store() as store:
+        words = ["".join(rng.choice(list("abcdef "), 12)) for _ in range(24)]
+        made = [Completion(text=word, source=Source(model="m")) for word in words]
+        items = [
+            NewItem(prompt=Prompt.text(f"film {i}"), completions=tuple(made[2 * i : 2 * i + 2])) for i in range(12)
+        ]
+        batch = Batches(store).open(BatchSpec(name="b", kind="comparison", random_share=0.0, **PLAIN), items).id
+    return project, runs, batch
+
+
+def test_raters_meet_first_what_the_models_disagree_about(films, capsys):
+    project, runs, batch = films
+    with project.store() as store:
+        left = Oversight(store).waiting(batch)
+    margins = []
+    for name in runs:  # the slow twin: one text at a time, raw scores
+        model = load_reward(project.folder.runs / name / "model")
+
+        def raw(prompt, text, model=model):
+            return float(model.score([model.tokenizer.example(prompt, text, max_tokens=512).tokens])[0]) * model.std
+
+        margins.append([[raw(p, c.text) for c in done] for _, p, done in left])
+    order = [left[i][1].messages[0].content for i in np.argsort(-ranking_gain(np.array(margins)))]
+    assert run(["prioritise", batch, *runs, "--project", str(project.folder.path)]) == 0
+    assert "12 of 12 open items put in order by 2 reward models" in capsys.readouterr().out
+    with project.store() as store:
+        desk, met = Desk(store), []
+        for _ in range(12):
+            held = desk.next("person-1", batch)
+            met.append(held.messages[0].content)
+            desk.skip("person-1", held.id, "other")
+    assert met == order
+
+
+def test_what_cannot_be_put_in_order(films):
+    project, runs, batch = films
+    with pytest.raises(DataError, match="1 reward runs: disagreement needs two"):
+        project.prioritise(batch, [runs[0], runs[0]])
+    with pytest.raises(StudioError, match="There is no batch 'x'"):
+        project.prioritise("x", runs)
+    with project.store() as store:
+        writing = Batches(store).open(BatchSpec(name="w", kind="demonstration"), [NewItem(prompt=Prompt.text("a"))]).id
+    with pytest.raises(DataError, match="nothing is left"):
+        project.prioritise(writing, runs)

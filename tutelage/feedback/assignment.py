@@ -1,0 +1,255 @@
+"""Which question to ask whom next, and what became of the answer.
+
+A rater holds one item, or as many as their page reads ahead. A claim is one write transaction; so is an answer, which
+adds its labels to the store in the same one: what `submit` returned is on the disk. Seats: of every item there are
+`wanted` seats; answers that stand and leases that run take one each, and never are more taken than there are. An answer
+that comes after its lease ended and its seat went to somebody else is kept as an extra label.
+
+    desk = Desk(store)
+    batch = desk.open(BatchSpec(name="films", kind="comparison"), from_questions(questions, "comparison"))
+    match desk.next("person-1"):
+        case Held() as held: desk.submit("person-1", held.id, key, Ranked(ranks=(1, 2)))
+        case Nothing(reason): ...
+"""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, select, true
+from sqlalchemy.dialects import postgresql, sqlite
+
+from tutelage.errors import StudioError
+from tutelage.feedback.answering import BY_KEY, DROP_DRAFT, GIVEN, SET_LEASE, Submission, reopen, saved, store_answer
+from tutelage.feedback.batches import Batches
+from tutelage.feedback.claiming import ANY_LEFT, BATCH_OF, BATCHES, FINAL, HELD, HELD_OF, Claim, Found, has_seat, take
+from tutelage.feedback.database import read, write
+from tutelage.feedback.outbox import announce
+from tutelage.feedback.showing import handed, more_hopeful, offer, recent_answer
+from tutelage.feedback.store import Store
+from tutelage.feedback.work import LONGEST_TEXT, Answer, Batch, BatchSpec, Held, NewItem, Nothing, Offer, Recent, Saved
+from tutelage.feedback.work_tables import answers, drafts, remarks
+from tutelage.records import now
+
+MOST_AHEAD = 20  # items that one rater's page may have besides the one asked for
+LONGEST_KEY = 64  # characters of a submission's key
+
+
+class Desk:
+    """Hands out work and takes it back. Safe to share between threads, and between processes with one database.
+
+    Raters are named by the id of their user. Every method raises StudioError (with a status, 404 unknown, 409 at odds
+    with what is there, 422 malformed) for what cannot be, and StoreError where the database cannot be read or written.
+    """
+
+    def __init__(
+        self, store: Store, *, clock: Callable[[], float] = time.time, rng: random.Random | None = None
+    ) -> None:
+        """`clock` tells seconds since 1970; `rng` draws what is shown where (the system's own randomness if None)."""
+        self._engine, self._clock = store.engine, clock
+        self._rng = rng or random.SystemRandom()
+        self._batches = Batches(store, rng=rng)
+        self._turn = threading.Lock()  # threads wait in line here, not by SQLite's polling; it is the only use
+
+    def open(self, spec: BatchSpec, items: Iterable[NewItem], author: str | None = None) -> Batch:
+        """Make a batch of the items and put it up, as `Batches.open` does."""
+        return self._batches.open(spec, items, author)
+
+    def next(self, rater: str, batch: str | None = None, besides: Sequence[str] = ()) -> Held | Nothing:
+        """The rater's next item, of one batch or of any: the one still held if there is one, else a new claim.
+
+        `besides` are items that the page has already and wants another one to: for pages that read ahead. The order
+        of the completions is drawn once for each rater and item, and kept.
+        """
+        if len(besides) > MOST_AHEAD:
+            raise StudioError(f"A page may have {MOST_AHEAD} items in hand, not {len(besides)}: answer some first", 422)
+        with self._write() as connection:
+            at = self._clock()
+            held = self._still_held(connection, rater, batch, besides, at)
+            if held is not None:
+                return held
+            why = Nothing("nothing", batch=batch)
+            for row in self._open_batches(connection, batch):
+                if row.state != "open":
+                    return Nothing("paused", batch=row.id)
+                claim = self._claim(connection, row, rater, at, besides)
+                match claim.find():
+                    case Found() as item:
+                        take(connection, item, claim.spec, rater, at)
+                        given = _given(connection, rater, item.item.id)
+                        return handed(connection, given, fresh=given.since == at)
+                    case Nothing() as nothing:
+                        why = more_hopeful(why, nothing)
+            return why
+
+    def held(self, rater: str, item: str) -> Held:
+        """An item that this rater was given, in whatever state: to show again, to correct, to take drafts from."""
+        with read(self._engine) as connection:
+            return handed(connection, _given(connection, rater, item))
+
+    def renew(self, rater: str, item: str) -> float | None:
+        """Keep the item for another lease. Returns until when; None when somebody else has taken the seat."""
+        with self._write() as connection:
+            return self._renewed(connection, _given(connection, rater, item), self._clock())
+
+    def submit(self, rater: str, item: str, key: str, answer: Answer, seconds: float | None = None) -> Saved:
+        """Store an answer and the labels that it is.
+
+        The same key again, or the same answer again, stores nothing and returns what was stored. Another answer to the
+        same item is a new revision: its labels replace the earlier ones, which are taken back. `seconds` of activity
+        are what the page counted; they are bounded by the time since the item was first shown.
+        """
+        if not 1 <= len(key) <= LONGEST_KEY:
+            raise StudioError(
+                f"The key of a submission has 1 to {LONGEST_KEY} characters; this one has {len(key)}", 422
+            )
+        with self._write() as connection:
+            known = connection.execute(BY_KEY, {"rater": rater, "item": key}).one_or_none()
+            if known is not None:
+                if known.item_id != item:
+                    raise StudioError("This key was used for the answer to another item: make a new one", 409)
+                return saved(known, again=True)
+            given = _given(connection, rater, item)
+            made = store_answer(connection, Submission(key, answer, seconds), given, self._clock())
+            _announce(connection, rater, made)
+            return made
+
+    def undo(self, rater: str, batch: str | None = None) -> Held | None:
+        """Take the rater's latest answer back and put its item into their hands again; None if there is none."""
+        latest = select(answers).where(*_own(rater))
+        if batch is not None:
+            latest = latest.where(answers.c.batch_id == batch)
+        with self._write() as connection:
+            last = connection.execute(latest.order_by(answers.c.n.desc()).limit(1)).one_or_none()
+            if last is None:
+                return None
+            reopen(connection, last, _given(connection, rater, last.item_id), self._clock())
+            announce(connection, "label.retracted", **_told(rater, saved(last, again=True)))
+            return handed(connection, _given(connection, rater, last.item_id))
+
+    def skip(self, rater: str, item: str, reason: str) -> None:
+        """Give an item back for good: it is never offered to this rater again. An answer that stands is kept."""
+        with self._write() as connection:
+            if _given(connection, rater, item).state == "answered":
+                raise StudioError("This item is answered: undo the answer first", 409)
+            keys = {"item": item, "rater": rater}
+            connection.execute(SET_LEASE, keys | {"new_state": "skipped", "new_until": self._clock()})
+            connection.execute(DROP_DRAFT, keys)
+            _remark(connection, rater, item, "skip", reason)
+
+    def flag(self, rater: str, item: str, text: str) -> None:
+        """Tell the leads of something about an item. It changes nothing for the rater, who goes on."""
+        with self._write() as connection:
+            _given(connection, rater, item)
+            _remark(connection, rater, item, "flag", text)
+
+    def draft(self, rater: str, item: str, body: str) -> None:
+        """Keep what the page holds so far, as JSON; the last one wins, and an answer ends it."""
+        if len(body) > LONGEST_TEXT:
+            raise StudioError(f"A draft has up to {LONGEST_TEXT:,} characters; this one has {len(body):,}", 422)
+        with self._write() as connection:
+            _given(connection, rater, item)
+            insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+            row = insert(drafts).values(item_id=item, rater_id=rater, body=body, saved=self._clock())
+            again = {"body": row.excluded.body, "saved": row.excluded.saved}
+            connection.execute(row.on_conflict_do_update(index_elements=["item_id", "rater_id"], set_=again))
+
+    def recent(self, rater: str, limit: int = 20) -> list[Recent]:
+        """The rater's own standing answers, newest first."""
+        mine = select(answers).where(*_own(rater))
+        with read(self._engine) as connection:
+            found = connection.execute(mine.order_by(answers.c.n.desc()).limit(limit)).all()
+            return [recent_answer(connection, row) for row in found]
+
+    def offers(self, rater: str) -> list[Offer]:
+        """The batches open to the rater, and what there is to do in each: for the home page."""
+        with read(self._engine) as connection:
+            at = self._clock()
+            claims = [self._claim(connection, row, rater, at) for row in connection.execute(BATCHES).all()]
+            mine = [claim for claim in claims if claim.spec.raters is None or rater in claim.spec.raters]
+            return [offer(claim) for claim in mine]
+
+    @contextmanager
+    def _write(self) -> Iterator[Connection]:
+        with self._turn, write(self._engine) as connection:
+            yield connection
+
+    def _open_batches(self, connection: Connection, batch: str | None) -> list[Row[Any]]:
+        if batch is None:
+            return list(connection.execute(BATCHES))
+        found = list(connection.execute(BATCH_OF, {"batch": batch}))
+        if not found:
+            raise StudioError(f"There is no batch '{batch}'", 404)
+        return found
+
+    def _claim(
+        self, connection: Connection, row: Row[Any], rater: str, at: float, besides: Sequence[str] = ()
+    ) -> Claim:
+        return Claim(connection, row.id, BatchSpec.model_validate_json(row.spec), rater, at, self._rng, besides)
+
+    def _still_held(
+        self, connection: Connection, rater: str, batch: str | None, besides: Sequence[str], at: float
+    ) -> Held | None:
+        """What the rater has in hand, renewed; what has gone to somebody else meanwhile is let go."""
+        query = HELD if batch is None else HELD_OF
+        for lease in connection.execute(query, {"rater": rater, "batch": batch}).all():
+            if lease.item_id in besides:
+                continue
+            given = _given(connection, rater, lease.item_id)
+            if self._renewed(connection, given, at) is not None:
+                return handed(connection, _given(connection, rater, lease.item_id))
+            keys = {"item": lease.item_id, "rater": rater}
+            connection.execute(SET_LEASE, keys | {"new_state": "lapsed", "new_until": lease.until})
+        return None
+
+    def _renewed(self, connection: Connection, given: Row[Any], at: float) -> float | None:
+        if given.state in FINAL:
+            return float(given.until)
+        running = given.state == "held" and given.until > at
+        if not running and not has_seat(connection, given.item_id, given.rater_id, at):
+            return None
+        until = at + BatchSpec.model_validate_json(given.spec).lease_seconds
+        keys = {"item": given.item_id, "rater": given.rater_id}
+        connection.execute(SET_LEASE, keys | {"new_state": "held", "new_until": until})
+        return until
+
+
+def _own(rater: str) -> tuple[ColumnElement[bool], ...]:
+    """The rater's answers that stand; what they decided as a lead is none of these."""
+    return answers.c.rater_id == rater, answers.c.standing == true(), answers.c.role != "adjudication"
+
+
+def _given(connection: Connection, rater: str, item: str) -> Row[Any]:
+    row = connection.execute(GIVEN, {"item": item, "rater": rater}).one_or_none()
+    if row is None:
+        raise StudioError(f"The item '{item}' was not given to you: ask for the next one", 404)
+    return row
+
+
+def _announce(connection: Connection, rater: str, made: Saved) -> None:
+    if made.again:
+        return
+    announce(connection, "label.saved" if made.revision == 1 else "label.revised", **_told(rater, made))
+    if made.revision == 1 and made.role == "wanted" and not connection.scalar(ANY_LEFT, {"batch": made.batch}):
+        announce(connection, "batch.finished", batch=made.batch)
+
+
+def _told(rater: str, made: Saved) -> dict[str, Any]:
+    return {
+        "answer": made.id,
+        "batch": made.batch,
+        "item": made.item,
+        "labels": made.labels,
+        "rater": rater,
+        "revision": made.revision,
+    }
+
+
+def _remark(connection: Connection, user: str, item: str, kind: str, text: str) -> None:
+    if not 1 <= len(text.strip()) <= LONGEST_TEXT:
+        raise StudioError(f"Say why, in up to {LONGEST_TEXT:,} characters", 422)
+    row = {"item_id": item, "user_id": user, "kind": kind, "text": text.strip(), "created": now().isoformat()}
+    connection.execute(remarks.insert(), [row | {"settled": False}])

@@ -1,0 +1,175 @@
+"""KTO: liked and disliked completions, no pairs (Ethayarajh et al. 2024, KTO: model alignment as prospect theoretic
+optimization, section 4).
+
+1. A completion's log π/ref is judged against a reference point z, the KL divergence as the policy's own change on
+   mismatched pairs shows it: a prompt with another prompt's completion. It is max(0, mean), without gradient.
+2. z is the mean over the whole batch, not over a micro-batch, so that cutting a batch changes nothing.
+3. Which completion a prompt is mismatched with is fixed for the run, so the reference's side of z is computed once.
+4. A soft label d weighs the loss of a liked and of a disliked completion, d and 1 − d.
+
+Legend: N completions, M completion tokens.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tutelage.feedback.formats.trl import MIDDLE
+from tutelage.learn.preference import Preference
+from tutelage.learn.preference_losses import KTO, implicit_reward
+from tutelage.learn.reward import right
+from tutelage.learn.rollout import response_batch
+from tutelage.model.batch import Batch
+from tutelage.model.chat import Tokenizer
+from tutelage.model.heads import Policy
+from tutelage.model.maths import segment_sum
+from tutelage.records import Rating
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A completion somebody liked or not."""
+
+    sequence: tuple[int, ...]  # prompt and completion
+    prompt: int  # tokens of the prompt
+    desirable: float  # probability that it is liked
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """A judged completion and its prompt's mismatched one."""
+
+    judged: Judged
+    stranger: tuple[int, ...]  # the same prompt with another prompt's completion
+
+    @property
+    def sequences(self) -> tuple[tuple[int, ...], ...]:
+        """The completion and the mismatched one, each after the prompt."""
+        return self.judged.sequence, self.stranger
+
+    @property
+    def prompt(self) -> int:
+        """Tokens of the prompt."""
+        return self.judged.prompt
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of both sequences."""
+        return len(self.judged.sequence) + len(self.stranger)
+
+
+def rated(rating: Rating, tokenizer: Tokenizer, max_tokens: int) -> list[Judged]:
+    """A rating above the middle of the scale is liked, one below it is not; the middle says neither and gives nothing.
+
+    Raises DataError when the prompt leaves no room.
+    """
+    if rating.score == MIDDLE:
+        return []
+    done = rating.completion
+    example = tokenizer.example(rating.prompt, done.text, max_tokens=max_tokens, finish=done.finish)
+    return [Judged(example.tokens, len(tokenizer.prompt(rating.prompt)), float(rating.score > MIDDLE))]
+
+
+def split(preference: Preference) -> list[Judged]:
+    """A comparison's completions one by one: liked when they won more often than they lost, disliked the other way.
+
+    One that won as often as it lost is left out. A soft target of a pair is the probability that its first is liked.
+    """
+    ranks, target = preference.ranking.ranks, preference.ranking.target
+    likings: list[float | None]
+    if target is not None:
+        likings = [None, None] if target == 0.5 else [target, 1 - target]
+    else:
+        won = [sum(r < other for other in ranks) - sum(r > other for other in ranks) for r in ranks]
+        likings = [None if w == 0 else float(w > 0) for w in won]
+    rows = zip(preference.sequences, likings, strict=True)
+    return [Judged(s, preference.prompt, liking) for s, liking in rows if liking is not None]
+
+
+def opinions(judged: Iterable[Judged], seed: int, max_tokens: int) -> list[Opinion]:
+    """Give each prompt a mismatched completion: the next one's in a random order drawn by the seed."""
+    rows = list(judged)
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
+    other = dict(zip(order, [*order[1:], *order[:1]], strict=True))
+    found = []
+    for i, one in enumerate(rows):
+        next_one = rows[other[i]]
+        stranger = one.sequence[: one.prompt] + next_one.sequence[next_one.prompt :]
+        found.append(Opinion(one, stranger[:max_tokens]))
+    return found
+
+
+@dataclass(frozen=True)
+class Opinions:
+    """Packed opinions, ready for the loss."""
+
+    own: Batch
+    strangers: Batch
+    lengths: Tensor  # (N,) completion tokens
+    desirable: Tensor  # (N,)
+    reference: Tensor  # (N,) log-probability of the completion under the reference, nats
+    stranger_reference: Tensor  # (N,)
+
+    @classmethod
+    def of(cls, opinions: Sequence[Opinion], reference: Sequence[Tensor]) -> "Opinions":
+        """Pack opinions; `reference` holds the log-probabilities (2,) of each."""
+        known, prompts = torch.stack(list(reference)), [o.prompt for o in opinions]
+        return cls(
+            response_batch([o.judged.sequence for o in opinions], prompts),
+            response_batch([o.stranger for o in opinions], prompts),
+            torch.tensor([float(len(o.judged.sequence) - o.prompt) for o in opinions]),
+            torch.tensor([o.judged.desirable for o in opinions]),
+            known[:, 0],
+            known[:, 1],
+        )
+
+    @property
+    def units(self) -> int:
+        """Completions."""
+        return len(self.lengths)
+
+
+@torch.no_grad()
+def reference_point(policy: Policy, batches: Sequence[Opinions]) -> float:
+    """z: how much likelier than under the reference mismatched completions are, in nats, never below 0."""
+    change = 0.0
+    for b in batches:
+        logprob = segment_sum(policy(b.strangers).logprob, b.strangers.segment, b.units)
+        change += float((logprob - b.stranger_reference).sum())
+    return max(0.0, change / sum(b.units for b in batches))
+
+
+def kto_loss(
+    policy: Policy, o: Opinions, loss: KTO, point: float, *, sft_weight: float, runaway: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Summed loss over completions: λ_D (1 − σ(r − βz)) for what is liked, λ_U (1 − σ(βz − r)) for what is not."""
+    logprob = segment_sum(policy(o.own).logprob, o.own.segment, o.units)
+    reward = implicit_reward(loss, logprob, o.reference, o.lengths)
+    margin = reward - loss.beta * point
+    liked, disliked = o.desirable * loss.desirable_weight, (1 - o.desirable) * loss.undesirable_weight
+    likelihood = -(o.desirable * logprob / o.lengths).sum()
+    total = (liked * torch.sigmoid(-margin) + disliked * torch.sigmoid(margin)).sum() + sft_weight * likelihood
+    with torch.no_grad():
+        good = o.desirable > 0.5
+        chosen, rejected = good.float(), (~good).float()
+        change = logprob - o.reference
+        return total, {
+            "judged": torch.tensor(float(o.units)),
+            "chosen": chosen.sum(),
+            "rejected": rejected.sum(),
+            "dpo/loss": total,
+            "dpo/nll": likelihood,
+            "dpo/kl": -change.sum(),
+            "dpo/reference_point": torch.tensor(point * o.units),
+            "dpo/accuracy": right(torch.where(good, margin, -margin)).sum(),
+            "dpo/runaway": (margin.abs() > runaway).sum(),
+            "dpo/reward_chosen": (chosen * reward).sum(),
+            "dpo/reward_rejected": (rejected * reward).sum(),
+            "dpo/logprob_chosen": (chosen * logprob).sum(),
+            "dpo/logprob_rejected": (rejected * logprob).sum(),
+            "dpo/tokens_chosen": (chosen * o.lengths).sum(),
+            "dpo/tokens_rejected": (rejected * o.lengths).sum(),
+            "dpo/chosen_shift": (chosen * change / o.lengths).sum(),
+        }

@@ -1,0 +1,74 @@
+"""Active selection: what is left of a batch, ordered by how much an ensemble of reward models would learn from it."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tutelage import history
+from tutelage.errors import DataError
+from tutelage.feedback.batches import Batches
+from tutelage.feedback.oversight import Oversight
+from tutelage.feedback.work import Arm
+from tutelage.folder import ProjectFolder
+from tutelage.learn.reward import load_reward
+from tutelage.quality.choosing import ranking_gain
+from tutelage.records import Completion, Prompt
+from tutelage.stage import Settings, open_store
+
+
+@dataclass(frozen=True)
+class Prioritised:
+    """What became of a batch's queue."""
+
+    batch: str
+    scorers: tuple[str, ...]
+    items: int
+    """Items that still want answers."""
+    moved: int
+    """Of these, how many were put in order; the others keep the places that chance gave them."""
+    arms: dict[Arm, tuple[int, int]]
+    """Items of each arm, and how many of them are finished."""
+
+
+def prioritise(folder: ProjectFolder, flags: Mapping[str, Any], batch: str, scorers: Sequence[str]) -> Prioritised:
+    """Order a batch's open items by `ranking_gain` over the reward runs named, `random_share` of them left to chance.
+
+    Raises DataError for fewer than two runs, and where nothing is left that compares completions.
+    """
+    if len(set(scorers)) < 2:
+        raise DataError(f"{len(set(scorers))} reward runs: disagreement needs two or more, trained with other seeds")
+    settings = folder.settings(Settings, flags)
+    runs = [history.find_of_kind(folder.runs, "reward", name) for name in scorers]
+    with open_store(folder, settings) as store:
+        oversight = Oversight(store)
+        left = [one for one in oversight.waiting(batch) if len(one[2]) > 1]
+        if not left:
+            raise DataError("nothing is left in this batch that compares completions: there is nothing to order")
+        asked = [(prompt, completions) for _, prompt, completions in left]
+        scored = [_scores(folder, run.id, settings, asked) for run in runs]
+        by_size: dict[int, list[int]] = defaultdict(list)
+        for i, (_, completions) in enumerate(asked):
+            by_size[len(completions)].append(i)
+        priorities: dict[str, float] = {}
+        for places in by_size.values():
+            gain = ranking_gain(np.array([[scores[i] for i in places] for scores in scored]))
+            priorities |= {left[i][0]: float(value) for i, value in zip(places, gain, strict=True)}
+        moved = Batches(store).prioritise(batch, priorities)
+        return Prioritised(batch, tuple(run.id for run in runs), len(left), moved, oversight.arms(batch))
+
+
+def _scores(
+    folder: ProjectFolder, run: str, settings: Settings, asked: Sequence[tuple[Prompt, tuple[Completion, ...]]]
+) -> list[list[float]]:
+    """One reward model's scores of every completion, in nats: the scale it is saved with is taken off again."""
+    reward = load_reward(folder.runs / run / "model", settings.device)
+    rendered = [
+        reward.tokenizer.example(prompt, c.text, max_tokens=settings.reward.max_tokens, finish=c.finish).tokens
+        for prompt, completions in asked
+        for c in completions
+    ]
+    scores = iter((reward.score(rendered) * reward.std).tolist())
+    return [[next(scores) for _ in completions] for _, completions in asked]

@@ -1,0 +1,1 @@
+"""Where people meet the model: pages to write, rank, chat and judge. `app.create_app` puts them together."""

@@ -1,0 +1,62 @@
+"""The studio put together: every router in one list, around them security, below them one room."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+from fastapi import Depends, FastAPI
+from fastapi.staticfiles import StaticFiles
+from starlette.datastructures import Headers
+
+from tutelage import __version__
+from tutelage.folder import ProjectFolder
+from tutelage.studio import admin, annotate, api, auth, talk, tokens
+from tutelage.studio.failures import add_failures
+from tutelage.studio.opening import open_room
+from tutelage.studio.room import Room, StudioSettings
+from tutelage.studio.security import Guard, checked_csrf
+from tutelage.studio.webhooks import Courier
+
+STATIC = Path(__file__).parent / "static"
+ROUTERS = (auth.router, annotate.router, talk.router, admin.router, tokens.router, api.router)
+
+
+def create_app(store_url: str, project: ProjectFolder | None = None, settings: StudioSettings | None = None) -> FastAPI:
+    """The studio over one database; `project` is for what needs models and runs, and may be left out."""
+    settings = settings or StudioSettings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        courier = asyncio.create_task(Courier(app.state.room.outbox, settings.webhook_allow).run())
+        yield
+        courier.cancel()
+        with suppress(asyncio.CancelledError):
+            await courier
+        app.state.room.store.close()
+
+    app = FastAPI(
+        title="tutelage studio",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/api/openapi.json",
+        dependencies=[Depends(checked_csrf)],
+    )
+    app.state.room = open_room(store_url, project, settings)
+    for router in ROUTERS:
+        app.include_router(router)
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    app.add_middleware(Guard, url=settings.url, known=partial(_known, app.state.room))
+    add_failures(app)
+    return app
+
+
+def _known(room: Room, headers: Headers, session: str) -> bool:
+    """Whether the request is of somebody who may send much: signed in, or with an API token."""
+    scheme, _, secret = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return room.entrance.user_of_token(secret) is not None
+    return bool(session) and room.entrance.user_of_session(session) is not None
