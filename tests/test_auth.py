@@ -237,6 +237,16 @@ def test_the_language_is_chosen_and_kept(room: Room, browser: Browser) -> None:
     assert room.people.all()[0].language == "zh_CN"
 
 
+def test_what_goes_wrong_is_said_in_chinese_too(room: Room, browser: Browser) -> None:
+    browser.client.headers["accept-language"] = "zh-CN"
+    assert "登录名或密码不正确" in browser.sign_in("chief", "not the password").text
+    assert "此邀请已失效" in browser.client.get("/join/unknown").text
+    assert "此页面已过期" in browser.post("/sign-in", "0" * 64).text
+    for _ in range(4):
+        browser.sign_in("chief", "not the password")
+    assert re.search(r"请等待 \d+ 秒后再试", browser.sign_in("chief", "not the password").text)
+
+
 def test_tokens_of_pages_belong_to_one_browser() -> None:
     key = CSRFKey("secret")
     assert key.check("ann", key.token("ann"))

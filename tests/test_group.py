@@ -113,8 +113,9 @@ def test_the_running_mean_is_that_of_the_rewards():
 def test_what_is_averaged_over_what(average, ratio):
     """Against a loop over responses, by a policy that has moved since it sampled."""
     t, rollout = uneven(average=average, ratio=ratio, kl_in="loss", clip_higher=0.4)
-    noise = torch.randn(len(rollout.old), generator=torch.Generator().manual_seed(1))
-    rollout = t.shaped(replace(rollout, old=rollout.old + 0.3 * noise))
+    noise = torch.randn(2, len(rollout.old), generator=torch.Generator().manual_seed(1))
+    old, reference = rollout.old + 0.3 * noise[0], rollout.reference + noise[1]
+    rollout = t.shaped(replace(rollout, old=old, reference=reference))
     m, lengths = rollout.take(range(8)), rollout.response_lengths
     loss, _ = group_loss(t.actor.policy, m, t.config, price=0.5, length=sum(lengths) / 8, shared=0)
     logp, old, ref, adv = (

@@ -40,7 +40,7 @@ def hashed(token: str) -> str:
 def hash_password(password: str) -> str:
     """An argon2id hash with its salt and cost. Raises StudioError 422 for a password that is too short or too long."""
     if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
-        raise StudioError(f"A password has {SHORTEST_PASSWORD} characters or more; this one has {len(password)}", 422)
+        raise StudioError(f"A password has {SHORTEST_PASSWORD} characters or more, up to {LONGEST_PASSWORD}", 422)
     with HASHING:
         return HASHER.hash(password)
 
@@ -208,7 +208,7 @@ class People:
         with write(self._engine) as connection:
             invitation = self._valid(connection, token)
             if connection.scalar(select(func.count()).where(users.c.login == login)):
-                raise StudioError(f"The sign-in name '{login}' is taken: choose another", 409)
+                raise StudioError("This sign-in name is taken: choose another", 409)
             user = {
                 "id": f"person-{secrets.token_hex(8)}",
                 "login": login,

@@ -81,7 +81,9 @@ def sign_in(request: Request, room: TheRoom, login: Field = "", password: Field 
             login, password, address=address_of(request), agent=agent, old=request.scope["session"]
         )
     except StudioError as error:
-        answer = room.page(request, "sign-in.html", error.status, next=_inside(next), login=login, problem=str(error))
+        answer = room.page(
+            request, "sign-in.html", error.status, next=_inside(next), login=login, problem=room.told(request, error)
+        )
         return _with_wait(answer, error)
     return _entered(request, user, token, _inside(next))
 
@@ -122,7 +124,13 @@ def join(
         values = {"login": login, "name": name, "language": language}
         invitation = room.people.invited(token)
         return room.page(
-            request, "join.html", error.status, token=token, invitation=invitation, values=values, problem=str(error)
+            request,
+            "join.html",
+            error.status,
+            token=token,
+            invitation=invitation,
+            values=values,
+            problem=room.told(request, error),
         )
     agent = request.headers.get("user-agent", "")
     session = room.entrance.start(user, agent=agent, old=request.scope["session"])

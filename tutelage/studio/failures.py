@@ -12,6 +12,8 @@ from tutelage.errors import StoreError, StudioError, TutelageError
 from tutelage.studio.problem import Fault, problem
 from tutelage.studio.room import room_of
 
+MISTAKE = "The studio made a mistake. What was saved is kept; the server's log has the details."
+
 
 def add_failures(app: FastAPI) -> None:
     """Have the app answer with these."""
@@ -47,12 +49,14 @@ def _ours(request: Request, error: Exception) -> Response:
         place = request.url.path if request.method == "GET" else "/"
         return RedirectResponse(f"/sign-in?next={quote(place)}", 303)
     wait = {} if error.retry_after is None else {"retry-after": str(int(error.retry_after) + 1)}
-    return failed(request, error.status, str(error), wait)
+    api = request.url.path.startswith("/api/")
+    return failed(request, error.status, str(error) if api else room_of(request).told(request, error), wait)
 
 
 def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return failed(request, error.status_code, str(error.detail), dict(error.headers or {}))
+    detail = room_of(request).gettext(request, str(error.detail))
+    return failed(request, error.status_code, detail, dict(error.headers or {}))
 
 
 def _malformed(request: Request, error: Exception) -> Response:
@@ -65,4 +69,4 @@ def _malformed(request: Request, error: Exception) -> Response:
 
 
 def _fault(request: Request, _error: Exception) -> Response:
-    return failed(request, 500, "The studio made a mistake. What was saved is kept; the server's log has the details.")
+    return failed(request, 500, room_of(request).gettext(request, MISTAKE))

@@ -5,6 +5,7 @@ def recent(request: Request, user: SignedIn, room: TheRoom) -> Response:
     return room.page(request, "recent.html", answers=room.desk.recent(user.id))
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -15,6 +16,7 @@ from jinja2 import Environment
 from pydantic import Field
 
 from tutelage.config import Section
+from tutelage.errors import StudioError
 from tutelage.feedback.assignment import Desk
 from tutelage.feedback.batches import Batches
 from tutelage.feedback.conversation import Conversations
@@ -27,6 +29,8 @@ from tutelage.studio.locale import Catalogue, chosen_language
 from tutelage.studio.masking import Masker
 from tutelage.studio.pace import Pace
 from tutelage.studio.security import CSRFKey
+
+TOO_MANY = "Too many tries: wait {seconds} seconds and try again"
 
 
 class StudioSettings(Section):
@@ -80,6 +84,13 @@ class Room:
             **values,
         )
         return HTMLResponse(html, status)
+
+    def told(self, request: Request, error: StudioError) -> str:
+        """What went wrong, in the language of whoever asks, where there is a translation."""
+        if error.retry_after is not None:
+            wait = self.gettext(request, TOO_MANY)
+            return wait.format(seconds=math.ceil(error.retry_after))
+        return self.gettext(request, str(error))
 
     def gettext(self, request: Request, message: str) -> str:
         """A message in the language of whoever asks, for JSON answers."""
