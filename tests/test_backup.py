@@ -91,6 +91,9 @@ def test_an_older_schema_is_brought_up_to_date(tmp_path):
         connection.executescript((Path(__file__).parent / "stores" / "0001.sql").read_text())
     connection.close()
     backup.restore(old, parse_url(tmp_path / "new.db"))
+    with sqlite3.connect(tmp_path / "new.db") as restored:
+        assert restored.execute("SELECT count(*) FROM users").fetchone() == (0,)  # a table the old schema had not
+    restored.close()
     with Store(tmp_path / "new.db") as store:
         assert store.count("comparisons") > 0
         assert People(store).all() == []

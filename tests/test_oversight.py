@@ -91,9 +91,12 @@ def test_a_lead_who_also_answered_keeps_both(house):
     batch = house.batch(items=1, overlap=2, overlap_share=1.0, most_answers=2)
     item = say(house, lead, batch, FIRST).item
     say(house, other, batch, SECOND)
-    Adjudication(house.room.store).decide(lead, item, SECOND)
+    for decision in (FIRST, SECOND):
+        Adjudication(house.room.store).decide(lead, item, decision)
     assert sorted(c.ranks for c in house.room.store.comparisons(annotator=lead)) == [(1, 2), (2, 1)]
-    assert house.room.desk.held(lead, item).revision == 1
+    own = house.room.desk.held(lead, item)
+    assert own.revision == 1
+    assert house.room.desk.submit(lead, item, new_id(), own.answer).again  # the answer that stands is their own
     assert len(house.room.desk.recent(lead)) == 1
 
 
@@ -150,6 +153,24 @@ def test_a_wrong_gold_answer_and_a_changed_one(house):
     own = house.room.desk.held(a, item)
     house.room.desk.submit(a, item, new_id(), Ranked(ranks=own.answer.ranks[::-1]))
     assert Oversight(house.room.store).work(batch)[a].gold == [1.0]
+
+
+def test_repeats_are_compared_with_the_first_answer(house):
+    steady, moody = people(house, 2)
+    spec = BatchSpec(name="w", kind="comparison", overlap=2, overlap_share=1.0, gold_share=0.0, repeat_share=0.5)
+    batch = house.room.batches.open(spec, [question(i) for i in range(30)]).id  # repeats begin after ten answers
+    for who in (steady, moody):
+        met = set()
+        while hasattr(held := house.room.desk.next(who, batch), "texts"):
+            again = held.messages[0].content in met
+            met.add(held.messages[0].content)
+            say(house, who, batch, SECOND if again and who == moody else FIRST)
+    work = Oversight(house.room.store).work(batch)
+    assert len(work[steady].repeats) > 0
+    assert set(work[steady].repeats) == {1.0}
+    assert len(work[moody].repeats) > 0
+    assert set(work[moody].repeats) == {0.0}
+    assert work[steady].answered == 30
 
 
 def test_remarks_are_settled_and_comments_discuss(house):
