@@ -35,7 +35,7 @@ class Pairs:
     """Some rankings with what enters the first trained layer, ready for the loss."""
 
     def __init__(self, rankings: list[Ranking], below: list[tuple[Tensor, Tensor]]) -> None:
-        self.groups = Groups.of(rankings, CONFIG)
+        self.groups = Groups.of(rankings, CONFIG, share=False)
         self.hidden = torch.cat([h for pair in below for h in pair]).float()
 
     @property

@@ -10,9 +10,11 @@ from tutelage.learn.preference import Preference, Preferences, means, preference
 from tutelage.learn.reference import completion_logprobs
 from tutelage.learn.reward import Ranking
 from tutelage.model.adapters import Full, branch, trainable
-from tutelage.model.heads import Policy
+from tutelage.model.heads import Policy, PolicyOutput
 
 WORLD = table_world(1.0)  # 64 responses of one token to one prompt, r ~ N(0, 1), b = 1
+SKEWED = torch.log_softmax(torch.randn(64, generator=torch.Generator().manual_seed(3), dtype=torch.float64), 0)
+"""Another reference of the same responses, log-probabilities: its logits are N(0, 1), so some are rare."""
 
 
 def whole_table():
@@ -25,10 +27,10 @@ def whole_table():
 TABLE = whole_table()
 
 
-def with_pairs(better, worse, target, weight):
+def with_pairs(better, worse, target, weight, base=WORLD.base):
     """The table with these pairs, weights summing to 1."""
-    weight = weight / weight.sum()
-    return replace(TABLE, groups=replace(TABLE.groups, better=better, worse=worse, target=target, weight=weight))
+    groups = replace(TABLE.groups, better=better, worse=worse, target=target, weight=weight / weight.sum())
+    return replace(TABLE, groups=groups, reference=base.float())
 
 
 def population():
@@ -38,10 +40,10 @@ def population():
     return with_pairs(a, b, target, (WORLD.base[a] + WORLD.base[b]).exp().float())
 
 
-def draw_pairs(count, seed):
+def draw_pairs(count, seed, base=WORLD.base):
     """Pairs of draws of the reference, labelled by Bradley-Terry: indices of the better and of the worse."""
     generator = torch.Generator().manual_seed(seed)
-    a, b = (torch.multinomial(WORLD.base.exp(), count, True, generator=generator) for _ in range(2))
+    a, b = (torch.multinomial(base.exp(), count, True, generator=generator) for _ in range(2))
     a, b = a[a != b], b[a != b]
     won = torch.rand(len(a), generator=generator, dtype=torch.float64) < torch.sigmoid(
         WORLD.rewards[a] - WORLD.rewards[b]
@@ -49,26 +51,58 @@ def draw_pairs(count, seed):
     return torch.where(won, a, b), torch.where(won, b, a)
 
 
-def counted(better, worse):
+def unbeaten(better, worse):
+    """The responses that won and never lost: where the loss has no minimum."""
+    return sorted(set(better.tolist()) - set(worse.tolist()))
+
+
+def counted(better, worse, base=WORLD.base):
     """Won and lost pairs as the table: each pair once, its share of wins as the target, which is the same loss."""
     wins = torch.zeros(64, 64).index_put((better, worse), torch.ones(len(better)), accumulate=True)
     a, b = (wins + wins.T).triu().nonzero().T
-    return with_pairs(a, b, wins[a, b] / (wins[a, b] + wins[b, a]), wins[a, b] + wins[b, a])
+    return with_pairs(a, b, wins[a, b] / (wins[a, b] + wins[b, a]), wins[a, b] + wins[b, a], base)
 
 
-def sampled(count, seed):
+def sampled(count, seed, base=WORLD.base):
     """Such pairs as the table."""
-    return counted(*draw_pairs(count, seed))
+    return counted(*draw_pairs(count, seed, base), base)
 
 
 def fit(data, loss, *, steps=150, rate=0.03, schedule="linear", runaway=10.0):
-    """Full-batch training from the reference; the policy, and what was logged, a dict a step."""
+    """Full-batch training of a real decoder from the reference; it, and what was logged, a dict a step."""
     decoder = branch(WORLD.reference, Full(), torch.Generator().manual_seed(0))
-    policy = Policy(decoder)
-    config = OptimizerConfig(learning_rate=rate, max_grad_norm=1e9, schedule=schedule)
-    learner = Learner(trainable(decoder), config, steps)
+    return decoder, _train(Policy(decoder), trainable(decoder), data, loss, steps, rate, schedule, runaway)
+
+
+def fit_table(data, loss, *, steps=150, rate=0.1, schedule="linear", runaway=10.0):
+    """The same of a bare table of logits, which costs a tenth; log π/ref (64,) fp64, and what was logged."""
+    table = Table(data.reference)
+    logged = _train(table, dict(table.named_parameters()), data, loss, steps, rate, schedule, runaway)
+    return torch.log_softmax(table.logits.detach().double(), 0) - data.reference.double(), logged
+
+
+def _train(policy, weights, data, loss, steps, rate, schedule, runaway):
+    learner = Learner(weights, OptimizerConfig(learning_rate=rate, max_grad_norm=1e9, schedule=schedule), steps)
     part = Part([data], lambda b: preference_loss(policy, b, loss, sft_weight=0.0, runaway=runaway))
-    return decoder, [means(learner.update(part)) for _ in range(steps)]
+    return [means(learner.update(part)) for _ in range(steps)]
+
+
+class Table(torch.nn.Module):
+    """A policy that is 64 logits."""
+
+    def __init__(self, base=WORLD.base):
+        super().__init__()
+        self.logits = torch.nn.Parameter(base.detach().clone().float())
+
+    def forward(self, batch):
+        logprob = torch.log_softmax(self.logits, 0)[batch.target]
+        return PolicyOutput(logprob, torch.zeros_like(logprob), logprob[:, None])
+
+
+def kl_to_optimum(ratio, base=WORLD.base):
+    """KL(π ‖ π*) in nats of the policy whose log π/ref is given, (64,); the reference is `base`."""
+    optimum = torch.log_softmax(base + WORLD.rewards, 0)
+    return float(((base + ratio).exp() * (base + ratio - optimum)).sum())
 
 
 def log_ratio(decoder):

@@ -145,10 +145,12 @@ class Browsing:
         self.page.wait_for_selector("#status[data-state=saved]")
 
     def serious(self) -> list[str]:
-        """What axe finds serious or critical on the page."""
+        """What axe finds serious or critical on the page. Its script is read once for each page that is loaded."""
         from axe_playwright_python.sync_playwright import Axe
 
-        found = Axe().run(self.page, options={"resultTypes": ["violations"]}).response["violations"]
+        if not self.page.evaluate("typeof axe === 'object'"):
+            self.page.evaluate(Axe().axe_script)
+        found = self.page.evaluate("axe.run({ resultTypes: ['violations'], selectors: false }).then(r => r.violations)")
         return [f"{v['id']}: {v['nodes'][0]['html']}" for v in found if v["impact"] in ("serious", "critical")]
 
     def too_wide(self) -> int:

@@ -13,7 +13,8 @@ from studio_pages import SECRET, Visitor, house_in, open_batch, prompt, speaking
 
 from tutelage.errors import ModelError, StudioError
 from tutelage.feedback.conversation import Conversations
-from tutelage.feedback.work import Held
+from tutelage.feedback.oversight import Oversight
+from tutelage.feedback.work import Held, Ranked, Rated
 from tutelage.folder import ProjectFolder
 from tutelage.model.tiny import tiny_decoder, tiny_tokenizer
 from tutelage.records import Completion, Message, Prompt, Source
@@ -63,6 +64,42 @@ def test_the_chosen_reply_goes_on_and_every_choice_is_a_label(house: House) -> N
     following = house.room.desk.next("person-1", closed.batch)
     assert isinstance(following, Held)
     assert following.id != item
+
+
+def test_choices_are_in_ones_own_answers_and_in_pace_and_cost(house: House) -> None:
+    talks, item = held(house, "person-1")
+    for number, (ranks, seconds) in enumerate([((2, 1), 4.0), ((1, 1), 10.0)], 1):
+        asked = talks.of("person-1", item).asking("How long?" if number == 2 else "")
+        talks.offer("person-1", item, asked, pair("An hour.", "A day."))
+        talks.choose("person-1", item, number, key=f"k{number}", ranks=ranks, seconds=1000 * seconds)
+    plain = house.room.desk.next("person-1", open_batch(house, "rating", 1))
+    assert isinstance(plain, Held)
+    house.room.desk.submit("person-1", plain.id, "key", Rated(score=3), 1e9)
+    rating, talk = house.room.desk.recent("person-1")
+    assert (rating.kind, rating.turns) == ("rating", 0)
+    assert (talk.item, talk.kind, talk.turns, talk.texts) == (item, "chat", 2, ("An hour.", "A day."))
+    assert talk.answer == Ranked(ranks=(1, 1))  # the last choice
+    assert talk.messages[-1].content == "How long?"
+    assert house.room.desk.recent("person-1", 1) == [rating]
+    batch, oversight = talk.batch, Oversight(house.room.store)
+    labels = list(house.room.store.comparisons())
+    work = oversight.work(batch)["person-1"]
+    assert (work.answered, work.seconds) == (2, [one.seconds for one in labels])
+    assert oversight.work()["person-1"].answered == 3
+    assert oversight.labels(batch) == {one.id for one in labels}
+    assert oversight.daily(7, batch) == {talk.created[:10]: 2}
+    assert set(oversight.periods()) == {one.id for one in labels}  # the rating is no comparison
+
+
+def test_a_conversation_in_the_list_says_why_it_cannot_be_changed(house: House) -> None:
+    ann = Visitor(house)
+    talks, item = held(house, ann.user.id)
+    talks.offer(ann.user.id, item, talks.of(ann.user.id, item).asking(""), pair("a", "b"))
+    talks.choose(ann.user.id, item, 1, key="k", ranks=(1, 2), seconds=1.0)
+    page = ann.get("/recent")
+    assert "A conversation: 1 choices" in page
+    assert "Cannot be changed: the conversation went on from your choices." in page
+    assert ">Correct<" not in page
 
 
 def test_the_same_choice_twice_is_one_label_and_no_other_replaces_it(house: House) -> None:

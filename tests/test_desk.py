@@ -265,7 +265,7 @@ def test_leases_end_and_a_late_answer_is_kept(desk: Desk, store: Store, clock: C
     clock.now += LEASE + 1
     other = given(desk, "person-2")
     assert other.id == held.id
-    assert desk.renew("person-1", held.id) is None
+    assert desk.renew("person-1", held.id) == [None]
     late = answer(desk, "person-1", held)
     assert late.role == "extra"
     assert answer(desk, "person-2", other).role == "wanted"
@@ -286,7 +286,7 @@ def test_a_lease_in_use_goes_on(desk: Desk, clock: Clock) -> None:
     held = given(desk, "person-1")
     for _ in range(5):
         clock.now += LEASE - 1
-        assert desk.renew("person-1", held.id) == clock.now + LEASE
+        assert desk.renew("person-1", held.id) == [clock.now + LEASE]
         assert why_not(desk, "person-2").reason == "leased"
 
 
@@ -307,7 +307,53 @@ def test_a_page_may_read_ahead(desk: Desk) -> None:
     assert given(desk, "person-1").id == first.id
     assert why_not(desk, "person-2").reason == "leased"
     with pytest.raises(StudioError, match="answer some first"):
-        desk.next("person-1", None, tuple(str(i) for i in range(21)))
+        desk.next("person-1", None, tuple(str(i) for i in range(61)))
+
+
+def test_pages_hold_half_of_what_is_left_together(desk: Desk, clock: Clock) -> None:
+    batch = desk.open(spec(), [item(f"{i}") for i in range(48)]).id
+    assert desk.allowance(batch) == 24  # one page
+    given(desk, "person-1")
+    given(desk, "person-2")
+    assert desk.allowance(batch) == 12  # two at work
+    clock.now += LEASE + 1
+    assert desk.allowance(batch) == 24  # they have gone
+    assert desk.allowance(desk.open(spec(), [item("one")]).id) == 5  # the few that are always allowed
+    assert desk.allowance(desk.open(spec(), [item(f"more {i}") for i in range(200)]).id) == 60
+
+
+def test_what_a_page_gives_back_is_for_others_and_a_late_answer_is_taken(desk: Desk, store: Store) -> None:
+    desk.open(spec(), [item("a"), item("b")])
+    first = given(desk, "person-1")
+    second = given(desk, "person-1", besides=(first.id,))
+    desk.give_back("person-1", second.id)
+    assert given(desk, "person-2").id == second.id
+    assert answer(desk, "person-1", second).role == "extra"
+    answer(desk, "person-1", first)
+    desk.give_back("person-1", first.id)  # answered: nothing to give back
+    assert desk.held("person-1", first.id).standing
+    assert why_not(desk, "person-3").reason == "leased"
+
+
+def test_one_answer_is_taken_back_once(desk: Desk, store: Store) -> None:
+    desk.open(spec(), [item("a"), item("b")])
+    first = given(desk, "person-1")
+    answer(desk, "person-1", first, (2, 1), "k1")
+    second = given(desk, "person-1")
+    answer(desk, "person-1", second, (1, 2), "k2")
+    for _ in range(3):  # a lost reply, sent again
+        back = desk.take_back("person-1", first.id)
+        assert (back.id, back.answer, back.standing) == (first.id, Ranked(ranks=(2, 1)), False)
+    assert store.count("comparisons") == 1, "the second one's stands"
+    assert answer(desk, "person-1", first, (2, 1), "k3").role == "wanted"
+    assert desk.held("person-1", first.id).standing
+    assert desk.take_back("person-1", given_nothing_yet(desk)).answer is None
+
+
+def given_nothing_yet(desk: Desk) -> str:
+    """An item that person-1 holds and has not answered."""
+    desk.open(spec(), [item("fresh")])
+    return given(desk, "person-1").id
 
 
 def test_a_skipped_item_never_comes_again(desk: Desk, clock: Clock) -> None:

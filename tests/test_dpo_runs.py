@@ -41,7 +41,7 @@ def as_read_by(kind, rows):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_learns_a_taste_and_with_the_labels_swapped_the_opposite(tmp_path, kind):
-    config = config_of(kind, evaluate_every=16)
+    config = config_of(kind, steps=12, batch_size=8, evaluate_every=12)
     held_out = as_read_by(kind, tasteful(seed=1, k=3, count=32))
     accuracy = {}
     for swapped in (False, True):
@@ -231,7 +231,7 @@ def test_online_it_learns_what_the_annotator_likes_and_with_its_taste_turned_the
 
 def test_online_any_annotator_will_do_such_as_the_simulated_panel(tmp_path):
     panel = default_panel(lambda texts: np.array([20 * evenness(t) for t in texts]))
-    config = config_of("dpo", steps=16, batch_size=24, online={"completions": 3}, loss={"kind": "dpo", "beta": 0.5})
+    config = config_of("dpo", steps=12, batch_size=16, online={"completions": 3}, loss={"kind": "dpo", "beta": 0.5})
     rng = np.random.default_rng(0)
     run = Run.start(tmp_path, "dpo", config)
     made = online_dpo(tiny(), ASKED, lambda p, c: panel.compare(p, c, rng), config, run, sampling=SAMPLING)

@@ -58,12 +58,17 @@ def test_each_reaches_the_optimum(changes):
     assert world.kl_to_optimum(train(world, group_config(1.0, **changes))) < BAR
 
 
+# GRPO divides by the group's deviation, so its advantages keep their size however near the optimum is: only more
+# samples and a falling learning rate still their noise. After 100 steps of 256 it stands at 3.2e-3.
+PATIENT = GRPO | {"steps": 200, "batch_size": 512, "learning_rate": 0.03}
+
+
 @pytest.mark.parametrize(
-    "changes", [{}, pytest.param(REINFORCE, marks=pytest.mark.slow), pytest.param(GRPO, marks=pytest.mark.slow)]
+    "changes", [{}, pytest.param(REINFORCE, marks=pytest.mark.slow), pytest.param(PATIENT, marks=pytest.mark.slow)]
 )
 def test_each_reaches_a_sharper_optimum(changes):
     world = table_world(0.3)
-    config = group_config(0.3, **{"steps": 100} | changes)
+    config = group_config(0.3, **{"steps": 120, "batch_size": 384} | changes)
     assert world.kl_to_optimum(train(world, config)) < 2 * BAR
 
 

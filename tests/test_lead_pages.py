@@ -50,7 +50,18 @@ def house(tmp_path):
     yield from made_house(tmp_path)
 
 
-PAGES = ["", "/batches", "/batches/new", "/quality", "/disagreements", "/people", "/guidelines", "/trail", "/export"]
+PAGES = [
+    "",
+    "/samples",
+    "/batches",
+    "/batches/new",
+    "/quality",
+    "/disagreements",
+    "/people",
+    "/guidelines",
+    "/trail",
+    "/export",
+]
 
 
 @pytest.mark.parametrize("page", PAGES)

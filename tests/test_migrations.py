@@ -24,7 +24,7 @@ OLD = sorted((Path(__file__).parent / "stores").glob("*.sql"))
 
 
 def dump(path: Path) -> None:
-    """How 0002.sql was made, when schema 0002 was the newest: `everything()`, an item in somebody's hands, a draft."""
+    """How 0002.sql and 0003.sql were made, when each was the newest schema: an item in somebody's hands, a draft."""
     database = path.with_suffix(".db")
     with Store(database) as store:
         store.add(*everything())
@@ -103,4 +103,4 @@ def test_a_migration_that_fails_leaves_the_old_schema(tmp_path: Path) -> None:
     with Store(path) as store:
         works(store)
         with store.engine.connect() as opened:
-            assert opened.execute(text("SELECT version_num FROM tutelage_version")).scalar() == "0002"
+            assert opened.execute(text("SELECT version_num FROM tutelage_version")).scalar() == "0003"

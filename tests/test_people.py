@@ -264,6 +264,18 @@ def test_a_hundred_tries_at_once_are_counted(people: People, admin: User, entran
     assert statuses.count(429) == 25
 
 
+def test_tries_at_every_process_are_counted_together(
+    admin: User, entrance: Entrance, store: Store, clock: Clock
+) -> None:
+    """The count is in the database: five workers do not make five times as many tries."""
+    with Store(store.engine.url.database or "") as another:
+        workers = [entrance, Entrance(another, clock=clock)]
+        for i in range(5):
+            refused(401, workers[i % 2].sign_in, "chief", "wrong password", address="a")
+        for worker in workers:
+            refused(429, worker.sign_in, "chief", PASSWORD, address="a")
+
+
 def test_one_login_from_many_addresses_waits_too(people: People, admin: User, entrance: Entrance) -> None:
     for i in range(20):
         refused(401, entrance.sign_in, "chief", "wrong password", address=f"address {i}")

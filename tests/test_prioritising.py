@@ -1,21 +1,26 @@
 """Active selection end to end: two reward runs, a batch, and the queue that raters then meet."""
 
+from itertools import count, islice
+
 import numpy as np
 import pytest
 import torch
+from sqlalchemy import select
 
-from tutelage.cli import run
+from tutelage.cli import run as run_command
 from tutelage.errors import DataError, StudioError
 from tutelage.feedback.assignment import Desk
 from tutelage.feedback.batches import Batches
+from tutelage.feedback.database import read
 from tutelage.feedback.oversight import Oversight
-from tutelage.feedback.work import BatchSpec, NewItem
+from tutelage.feedback.work import BatchSpec, NewItem, Ranked
+from tutelage.feedback.work_tables import work_items
 from tutelage.learn.reward import RewardModel, load_reward, save_reward
 from tutelage.model.heads import Head, Scorer
 from tutelage.model.tiny import tiny_decoder, tiny_tokenizer
 from tutelage.project import Project
 from tutelage.quality.choosing import ranking_gain
-from tutelage.records import Completion, Prompt, Source
+from tutelage.records import Completion, Prompt, Source, new_id
 from tutelage.runs import Run
 from tutelage.stage import Settings
 
@@ -32,6 +37,11 @@ def reward_run(project, seed, std):
     made.leave(lambda folder: save_reward(RewardModel(Scorer(decoder, head), tiny_tokenizer(), 0.3, std), folder))
     made.finish("done")
     return made.id
+
+
+def of_split(split):
+    """Prompts that fall into this split."""
+    return (p for i in count() if (p := Prompt.text(f"play {i}")).split == split)
 
 
 @pytest.fixture
@@ -63,7 +73,7 @@ def test_raters_meet_first_what_the_models_disagree_about(films, capsys):
 
         margins.append([[raw(p, c.text) for c in done] for _, p, done in left])
     order = [left[i][1].messages[0].content for i in np.argsort(-ranking_gain(np.array(margins)))]
-    assert run(["prioritise", batch, *runs, "--project", str(project.folder.path)]) == 0
+    assert run_command(["prioritise", batch, *runs, "--project", str(project.folder.path)]) == 0
     assert "12 of 12 open items put in order by 2 reward models" in capsys.readouterr().out
     with project.store() as store:
         desk, met = Desk(store), []
@@ -72,6 +82,43 @@ def test_raters_meet_first_what_the_models_disagree_about(films, capsys):
             met.append(held.messages[0].content)
             desk.skip("person-1", held.id, "other")
     assert met == order
+
+
+def test_a_reward_model_of_each_arm_and_both_side_by_side(films, capsys):
+    """Half of a batch is put in order; each arm's run learns from its own labels alone, and names who gave them."""
+    project, runs, _ = films
+    with project.store() as store:
+        spec = BatchSpec(name="half", kind="comparison", random_share=0.5, **PLAIN)
+        made = [Completion(text=text, source=Source(model="m")) for text in ("aaa", "bbb")]
+        prompts = list(islice(of_split("train"), 24))
+        batch = Batches(store).open(spec, [NewItem(prompt=p, completions=tuple(made)) for p in prompts]).id
+    project.prioritise(batch, runs)
+    with project.store() as store:
+        desk, arms, said = Desk(store), Oversight(store).arms(batch), {}
+        for n in range(24):
+            held = desk.next(f"person-{n % 2}", batch)
+            [said[held.id]] = desk.submit(f"person-{n % 2}", held.id, held.id, Ranked(ranks=(1, 2))).labels
+        with read(store.engine) as connection:
+            arm_of = {row.id: row.arm for row in connection.execute(select(work_items.c.id, work_items.c.arm))}
+        one = next(store.comparisons())
+        for away in islice(of_split("evaluation"), 2):  # what both are measured on
+            store.add(one.model_copy(update={"id": new_id(), "prompt": away}))
+    made = {arm: project.reward({"reward.arm": arm, "reward.steps": 1}) for arm in ("active", "random")}
+    for arm, run in made.items():
+        wanted = {label for item, label in said.items() if arm_of[item] == arm}
+        with project.store() as store:
+            rows = store.comparisons_at(np.load(run.path / "rows" / "comparisons-train.npy").tolist())
+        assert {c.id for c in rows} == wanted
+        assert len(wanted) == arms[arm][0] > 0
+        assert sum(one["labels"] for one in run.facts["data"]["annotators"]) == len(wanted)
+    found = project.compare_arms([made["random"].id, made["active"].id])
+    assert found.labels == {arm: items for arm, (items, _) in arms.items()}
+    assert found.arms.active.n == found.arms.random.n == 2
+    names = [run.id for run in made.values()]
+    assert run_command(["compare-arms", *names, "--project", str(project.folder.path)]) == 0
+    assert "active - random" in capsys.readouterr().out
+    with pytest.raises(DataError, match=r"one run of each arm is needed, here: .* of all"):
+        project.compare_arms([runs[0], names[0]])
 
 
 def test_what_cannot_be_put_in_order(films):

@@ -38,7 +38,7 @@ def test_every_kind_is_shown_without_the_models_name(house: House, language: str
     assert "How do I pickle chillies" in text
     assert ("保存" in text) == (language == "zh_CN")
     assert "style=" not in text  # the policy forbids it
-    assert not re.search(r"<script(?! (?:type=\"module\" )?src=\"/static/)", text)
+    assert not re.search(r"<script(?! (?:type=\"module\" )?src=\"/static/[0-9a-f]{12}/)", text)
 
 
 @pytest.mark.parametrize(
@@ -178,3 +178,14 @@ def test_why_there_is_nothing(house: House) -> None:
     assert "Every item here has its answers" in bob.get(f"/work/{batch}")
     house.room.batches.set_state(batch, "paused")
     assert "The leads have paused" in ann.get(f"/work/{batch}")
+
+
+def test_scripts_and_styles_are_kept_by_browsers_at_an_address_that_names_them(house: House) -> None:
+    page = Visitor(house).get("/")
+    places = set(re.findall(r'(?:src|href)="(/static/[^"]+)"', page))
+    assert {place.rsplit("/", 1)[1] for place in places} >= {"base.css", "everywhere.js", "icon.svg"}
+    for place in places:
+        answer = house.client.get(place)
+        assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
+        assert "set-cookie" not in answer.headers
+    assert house.client.get("/static/base.css").status_code == 404  # no address without a version can go stale

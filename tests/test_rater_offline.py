@@ -2,11 +2,18 @@
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 from studio_api import House, served
 from studio_pages import Browsing, chromium, house_in, needs_chromium, open_batch
+
+from tutelage.feedback.assignment import Desk
+from tutelage.feedback.database import read
+from tutelage.feedback.work_tables import answers
+from tutelage.studio.app import create_app
 
 pytestmark = needs_chromium
 
@@ -44,9 +51,9 @@ def kept(ann: Browsing, beginning: str) -> int:
 
 
 def fetched_ahead(ann: Browsing, count: int) -> None:
-    """Wait until so many items are at hand, the one on the screen included."""
+    """Wait until so many items are at hand at least, the one on the screen included."""
     script = """count => Object.entries(localStorage).some(([name, value]) =>
-        name.includes(":open:") && JSON.parse(value).items.length === count)"""
+        name.includes(":open:") && JSON.parse(value).items.length >= count)"""
     ann.page.wait_for_function(script, arg=count)
 
 
@@ -210,8 +217,12 @@ def test_undo_goes_back_and_the_change_is_a_revision(ann: Browsing, house: House
     ann.until_item_changes(second)
     assert ann.item() == first
     assert page.input_value(":checked[name=preference]") == "-4"
-    ann.press("s")
-    assert page.inner_text(".problem") == "This one is answered already. Another answer replaces it."
+    ann.saved()
+    assert list(house.room.store.comparisons(annotator=ann.user.id)) == []  # it counts no longer, and is not lost:
+    page.reload()
+    assert ann.item() == first
+    assert page.input_value(":checked[name=preference]") == "-4"
+    assert page.inner_text("#item .notice") == "You took this answer back. It counts again when you save."
     ann.press("9", "Enter")
     ann.until_item_changes(first)
     ann.saved()
@@ -220,6 +231,97 @@ def test_undo_goes_back_and_the_change_is_a_revision(ann: Browsing, house: House
     (made,) = house.room.store.comparisons(annotator=ann.user.id)
     assert made.ranks[made.shown[1]] == 1
     assert house.room.desk.recent(ann.user.id)[0].revision == 2
+
+
+@dataclass
+class Afternoon:
+    """The time of a browser and of the studio, which passes when it is told to."""
+
+    ann: Browsing
+    now: float
+
+    def pass_by(self, seconds: float) -> None:
+        self.now += seconds
+        self.ann.page.clock.run_for(1000 * seconds)
+
+    def answer(self, seconds: float) -> None:
+        """Answer the item on the screen after so many seconds."""
+        before = self.ann.item()
+        self.pass_by(seconds / 2)
+        self.ann.press("Shift")  # a sign of life
+        self.pass_by(seconds / 2 - 1)
+        self.ann.press("1", "Enter")
+        self.ann.until_item_changes(before)
+        self.pass_by(1)
+
+
+def test_ten_minutes_without_a_network(ann: Browsing, house: House) -> None:
+    """A rater of 40 seconds an item has work for ten minutes at hand, answers it all and loses and doubles nothing."""
+    afternoon, room = Afternoon(ann, time.time()), house.room
+    house.app.state.room = replace(room, desk=Desk(room.store, clock=lambda: afternoon.now))
+    ann.page.clock.install(time=afternoon.now)
+    page = ann.goto(f"/work/{open_batch(house, 'comparison', 100)}")
+    page.clock.pause_at(afternoon.now + 600)
+    afternoon.now += 600
+    fetched_ahead(ann, 21)  # nothing is known of the rater's pace yet
+    for _ in range(3):
+        afternoon.answer(40)
+    ann.saved()
+    fetched_ahead(ann, 16)
+    ann.context.set_offline(True)
+    for n in range(14):
+        afternoon.answer(80 if n == 9 else 40)  # a cup of tea
+    assert page.inner_text("#status") == "14 kept on this device, will be sent"
+    assert len(list(room.store.comparisons(annotator=ann.user.id))) == 3
+    ann.context.set_offline(False)
+    ann.saved()
+    house.app.state.room = room
+    made = list(room.store.comparisons(annotator=ann.user.id))
+    assert len(made) == len({c.prompt.id for c in made}) == 17
+    assert [round(c.seconds or 0) for c in made[1:]] == [40] * 11 + [60] + [40] * 4
+    with read(room.store.engine) as connection:
+        mine = select(answers.c.role).where(answers.c.rater_id == ann.user.id)
+        assert connection.scalars(mine).all() == ["wanted"] * 17  # no lease ended meanwhile
+
+
+def test_a_reload_without_the_studio(browser: Callable[..., Any], house: House) -> None:
+    """The page comes from the browser, as it was left, and what is answered on it is stored when the studio is back."""
+    batch, url = open_batch(house, "comparison", 30), str(house.room.store.engine.url.database)
+    context = browser()
+    with served(create_app(url)) as address:
+        ann = Browsing(context, address, house)
+        page = ann.goto(f"/work/{batch}")
+        fetched_ahead(ann, 10)
+        answered_now(ann)
+        ann.saved()
+        second = ann.item()
+        ann.press("7")
+        page.wait_for_function(
+            """async item => { const page = await caches.match(location.pathname);
+            return page && (await page.text()).includes(item) && !!navigator.serviceWorker.controller; }""",
+            arg=second,
+        )
+        page.wait_for_timeout(300)
+    page.reload()
+    assert ann.item() == second
+    assert page.input_value(":checked[name=preference]") == "2"  # as it was left
+    for _ in range(4):
+        answered_now(ann)
+    page.reload()
+    answered_now(ann)
+    assert page.inner_text("#status") == "5 kept on this device, will be sent"
+    with served(create_app(url), int(address.rpartition(":")[2])):
+        ann.saved()
+    made = list(house.room.store.comparisons(annotator=ann.user.id))
+    assert len(made) == len({c.prompt.id for c in made}) == 6
+    context.close()
+    assert ann.faults == []
+
+
+def answered_now(ann: Browsing) -> None:
+    before = ann.item()
+    ann.press("1", "Enter")
+    ann.until_item_changes(before)
 
 
 def test_a_correction_from_the_list_of_ones_own(ann: Browsing, house: House) -> None:

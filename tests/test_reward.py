@@ -9,6 +9,7 @@ from tutelage.config import Section
 from tutelage.errors import ModelError, TrainingError
 from tutelage.learn.learner import OptimizerConfig
 from tutelage.learn.reward import Groups, Ranking, RewardConfig, load_reward, margins, reward_loss, train_reward
+from tutelage.model.batch import Packed
 from tutelage.model.causal import Model
 from tutelage.model.heads import Head, Scorer
 from tutelage.model.tiny import tiny_decoder, tiny_tokenizer
@@ -87,9 +88,8 @@ def test_the_score_is_read_at_the_last_token():
     groups = Groups.of([ranking([1, 2, 3])], RewardConfig())
     with torch.no_grad():
         score = Scorer(decoder, head)(groups.packed, groups.packed.last).score
-        hidden = decoder(groups.packed)
-        ends = [2, 2 + 4, 2 + 4 + 5]
-        assert torch.allclose(score, hidden[ends] @ head.weight[0], atol=1e-6)
+        ends = torch.cat([decoder(Packed.of([s]))[-1:] for s in groups.rankings[0].sequences])
+        assert torch.allclose(score, ends @ head.weight[0], atol=1e-6)
 
 
 def world(negated):

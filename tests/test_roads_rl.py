@@ -8,12 +8,11 @@ from test_cli import Shell
 
 import tutelage
 from tutelage.errors import ConfigError, RunError
-from tutelage.judge.rules import Regex, RuleReward
 from tutelage.learn.best_of_n import score
 from tutelage.model import causal
 from tutelage.records import Prompt
-from tutelage.roads_rl import Reader
 from tutelage.runs import Run
+from tutelage.scoring import Reader
 
 SHORT = {"sampling.max_tokens": 8}
 GROUP = {"group.steps": 1, "group.batch_size": 8, "group.sampling.max_tokens": 8, "group.evaluate_every": 1}
@@ -99,11 +98,12 @@ def test_a_reward_of_texts_hears_prompt_and_answer(project):
             heard.extend(answers)
             return [1.0] * len(answers)
 
-    reader = Reader(model, 8, RuleReward((Regex(pattern="e"),), {}, {}))
+    reader = Reader(model, 8)
+    reward = reader.reward(None, Listener())
     prompt = Prompt.text("Say: ")
     tokens = reader.tokens(prompt)
     answer = model.tokenizer.completion("hé, e")
-    assert score(reader.reward(None, Listener()), [tokens], [answer]).tolist() == [1.0]
+    assert score(reward, [tokens], [answer]).tolist() == [1.0]
     assert heard == [(prompt, "hé, e")]
 
 

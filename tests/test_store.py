@@ -301,7 +301,7 @@ def test_a_newer_database_is_refused(url: str) -> None:
         store.add(pair(1))
         with store._engine.begin() as connection:
             connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
-    with pytest.raises(StoreError, match=r"schema 9999.*knows up to 0002.*pip install --upgrade"):
+    with pytest.raises(StoreError, match=r"schema 9999.*knows up to 0003.*pip install --upgrade"):
         Store(url)
 
 

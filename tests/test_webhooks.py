@@ -1,6 +1,7 @@
 """Webhooks: signed as Standard Webhooks says, stored with what they tell of, tried until taken, never led inwards."""
 
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -21,7 +22,16 @@ from standardwebhooks.webhooks import WebhookVerificationError
 
 from tutelage.errors import StudioError
 from tutelage.feedback.database import read, write
-from tutelage.feedback.outbox import CLAIM_SECONDS, DELAYS, JITTER, KEPT_SECONDS, Outbox, Parcel, announce
+from tutelage.feedback.outbox import (
+    CLAIM_SECONDS,
+    DELAYS,
+    JITTER,
+    KEPT_SECONDS,
+    MOST_ATTEMPTS,
+    Outbox,
+    Parcel,
+    announce,
+)
 from tutelage.feedback.people_tables import deliveries
 from tutelage.feedback.store import Store
 from tutelage.studio.webhooks import Courier, checked_parts, new_client, reachable, signed
@@ -160,7 +170,25 @@ def test_retries_back_off_with_the_same_id_and_end(store: Store, receiver: Recei
     outbox.replay("person-1", line.id)
     receiver.answers = []
     assert send(outbox, "127.0.0.1") == 1
-    assert outbox.log()[0].state == "delivered"
+    [line] = outbox.log()
+    assert line.state == "delivered"
+    assert [(one.status, one.error) for one in line.history] == [(500, "answered 500")] * 10 + [(204, "")]
+    gaps = [late.at - early.at for early, late in itertools.pairwise(line.history[:10])]
+    assert gaps == pytest.approx(waits)
+
+
+def test_the_log_of_one_delivery_has_an_end(store: Store) -> None:
+    clock = Clock()
+    outbox = Outbox(store, clock=clock)
+    outbox.add("person-1", "https://example.org/")
+    tell(store)
+    [parcel] = outbox.claim()
+    for second in range(MOST_ATTEMPTS + 3):
+        clock.now += 1
+        outbox.settle(parcel, None, f"no answer {second}")
+    [line] = outbox.log()
+    assert len(line.history) == MOST_ATTEMPTS
+    assert (line.history[0].error, line.history[-1].error) == ("no answer 3", f"no answer {MOST_ATTEMPTS + 2}")
 
 
 def test_retry_after_is_honoured_and_410_ends_it(store: Store, receiver: Receiver) -> None:

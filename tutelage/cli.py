@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from cyclopts import App, CycloptsError, Group
 
 from tutelage import __version__
+from tutelage.allocator import start_again
 from tutelage.errors import ConfigError, Interrupted, TutelageError
 
 FEEDBACK = Group("Feedback", sort_key=1)
@@ -23,10 +24,13 @@ COMMANDS = (
     ("label", "feedback:label", FEEDBACK, "Rank sampled completions at this terminal."),
     ("studio", "studio:studio", FEEDBACK, "Start the studio: pages where people write, rank, chat and judge."),
     ("prioritise", "quality:prioritise", FEEDBACK, "Order what is left of a batch by how much an answer would teach."),
+    ("compare-arms", "quality:compare_arms", FEEDBACK, "Whether active selection paid: both arms' reward models."),
     ("backup", "backup:backup", FEEDBACK, "Write the whole store to a file: labels, work, people."),
     ("restore", "backup:restore", FEEDBACK, "Bring the store to what a backup holds."),
     ("quality", "quality:quality", FEEDBACK, "How good the labels are: agreement, ability, leanings, pace, drift."),
     ("judge", "judge:judge", FEEDBACK, "Models as annotators: compare, validate."),
+    ("constitution", "constitution:constitution", FEEDBACK, "Constitutional AI: show, revise, compare, report."),
+    ("propositions", "propositions:propositions", FEEDBACK, "Measure the grader of rule-based rewards; fit weights."),
     ("sft", "train:sft", TRAINING, "Fine-tune the model on the demonstrations in the store."),
     ("reward", "train:reward", TRAINING, "Train a reward model on the rankings in the store."),
     ("ppo", "train:ppo", TRAINING, "Train the model against a reward model, with a KL penalty."),
@@ -43,7 +47,9 @@ COMMANDS = (
     ("report", "look:report", LOOKING, "Write a run's report: one HTML file."),
     ("runs", "look:runs", LOOKING, "What was run: list, show, compare, lineage."),
     ("models", "look:models", LOOKING, "Pretrained models: list, get."),
+    ("bench", "bench:bench", LOOKING, "Measure speed and memory beside TRL and transformers, in turns."),
     ("demo", "demo:demo", WHOLE, "From a pretrained model to a better one, on film reviews, in minutes."),
+    ("compare-roads", "compare_roads:compare_roads", WHOLE, "All roads from the same labels: gold, KL, time, memory."),
 )
 
 app = App(
@@ -110,6 +116,14 @@ def run(tokens: Sequence[str]) -> int:
     return 0
 
 
+def works_long(tokens: Sequence[str]) -> bool:
+    """Whether this is a command that trains or samples, and not the question how it is used."""
+    group = next((group for name, _, group, _ in COMMANDS if tokens and name == tokens[0]), None)
+    return (group in (TRAINING, WHOLE) or tokens[:1] == ["sample"]) and not {"--help", "-h"} & set(tokens)
+
+
 def main() -> None:
     """The `tutelage` command."""
+    if works_long(sys.argv[1:]):
+        start_again()
     sys.exit(run(sys.argv[1:]))

@@ -21,9 +21,12 @@ SECTIONS = (
     "group",
     "raft",
     "rules",
+    "propositions",
+    "safety",
     "sampling",
     "evaluate",
     "judge",
+    "constitution",
 )  # beside `Core` in the file; checked when training code is loaded
 SEEDED = ("sft", "reward", "ppo", "dpo", "group", "raft")
 C = TypeVar("C", bound="Core")

@@ -1,7 +1,7 @@
 """AI judges at work: sampled pairs into labels, labelled pairs into figures about the judge, answers into rewards."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -26,12 +26,15 @@ from tutelage.judge.score import ScoreReward
 from tutelage.model import causal
 from tutelage.progress import progress
 from tutelage.questions import FILE, Question, read_questions, unanswered
-from tutelage.records import Split, content_id
+from tutelage.records import Annotator, Split, content_id
 from tutelage.runs import Run
 from tutelage.stage import Settings, Stage, open_store, stage
 from tutelage.terminal import human, plain
+from tutelage.wire import sampler_of
 
 REPLIES = "judge-replies.db"
+JudgeAll = Callable[[Sequence[Question], Callable[[], bool]], Iterator[Judged]]
+"""Judges pairs while the second argument says to go on."""
 
 
 @dataclass(frozen=True)
@@ -63,39 +66,47 @@ def run_compare(
     before are left out, so that the same command goes on after an interruption.
     """
 
-    def parents() -> list[history.RunInfo]:
-        return [] if file else [history.find_of_kind(folder.runs, "sample", source)]
-
-    with _judging(folder, "judge", flags, parents) as (s, panel, rubric, memory):
-        path = file or folder.runs / s.run.facts["parents"][0] / FILE
-        found = list(chain.from_iterable(pairs(question) for question in read_questions(path)))
+    with judging(folder, "judge", flags, sampled(folder, source, file)) as (s, panel, memory):
+        rubric = read_rubric(s.settings.judge.rubric)
         who = annotator_of(panel, rubric)
-        judged = []
-        with s.open_store() as store:
-            open_pairs = list(unanswered(found, store.comparisons(annotator=who.id)))
-            for one in _all_judged(s, panel, rubric, open_pairs):
-                label = comparison_of(one, who, rubric)
-                if label is not None:
-                    store.add(label)
-                judged.append(one)
-        verdicts = [one.together for one in judged]
-        done = [
-            (v, one.question.prompt.id) for v, one in zip(verdicts, judged, strict=True) if v.preference is not None
-        ]
-        prompts = [prompt for _, prompt in done]
-        places = [2 * (v.first_place or 0.0) - 1 for v, _ in done]
-        report = Labelling(
-            run=s.run,
-            asked=len(judged),
-            known=len(found) - len(open_pairs),
-            labelled=len(done),
-            not_judged=dict(Counter(reason.partition(":")[0] for v in verdicts for reason in v.reasons)),
-            consistency=clustered_rate([float(v.consistent) for v, _ in done], prompts) if done else None,
-            position_bias=bootstrap_mean(places, groups=prompts) if done else None,
-            bill=tuple(memory.bill()),
-        )
-        s.run.record({"annotator": who.name, "pairs": report.asked, "labelled": report.labelled})
-        s.run.evaluate(plain({key: value for key, value in vars(report).items() if key != "run"}))
+        return label(s, memory, file, who, rubric, _by_rubric(s, panel, rubric))
+
+
+def sampled(folder: ProjectFolder, source: str | None, file: Path | None) -> Callable[[], list[history.RunInfo]]:
+    """The sampling run that pairs come from, as the parents of the run that judges them; none for a file."""
+    return lambda: [] if file else [history.find_of_kind(folder.runs, "sample", source)]
+
+
+def label(
+    s: Stage, memory: Memory, file: Path | None, who: Annotator, rubric: Rubric, judge_all: JudgeAll
+) -> Labelling:
+    """Every pair of the file, or of the run's parent, that `who` has not labelled yet: judged, and in the store."""
+    path = file or s.folder.runs / s.run.facts["parents"][0] / FILE
+    found = list(chain.from_iterable(pairs(question) for question in read_questions(path)))
+    judged = []
+    with s.open_store() as store:
+        open_pairs = list(unanswered(found, store.comparisons(annotator=who.id)))
+        for one in _all_judged(s, open_pairs, judge_all):
+            made = comparison_of(one, who, rubric)
+            if made is not None:
+                store.add(made)
+            judged.append(one)
+    verdicts = [one.together for one in judged]
+    done = [(v, one.question.prompt.id) for v, one in zip(verdicts, judged, strict=True) if v.preference is not None]
+    prompts = [prompt for _, prompt in done]
+    places = [2 * (v.first_place or 0.0) - 1 for v, _ in done]
+    report = Labelling(
+        run=s.run,
+        asked=len(judged),
+        known=len(found) - len(open_pairs),
+        labelled=len(done),
+        not_judged=dict(Counter(reason.partition(":")[0] for v in verdicts for reason in v.reasons)),
+        consistency=clustered_rate([float(v.consistent) for v, _ in done], prompts) if done else None,
+        position_bias=bootstrap_mean(places, groups=prompts) if done else None,
+        bill=tuple(memory.bill()),
+    )
+    s.run.record({"annotator": who.name, "pairs": report.asked, "labelled": report.labelled})
+    s.run.evaluate(plain({key: value for key, value in vars(report).items() if key != "run"}))
     return report
 
 
@@ -121,13 +132,15 @@ def run_validate(
 
     At most `most` pairs are asked, the same ones every time: those whose hash comes first. The store stays as it is.
     """
-    with _judging(folder, "validate", flags, list) as (s, panel, rubric, memory):
+    with judging(folder, "validate", flags, list) as (s, panel, memory):
+        rubric = read_rubric(s.settings.judge.rubric)
         labelled = _labelled(s, file, format, split)
         labelled = sorted(labelled, key=lambda pair: content_id("validate", *sorted(pair.question.key)))[:most]
         if len(labelled) < 2:
             where = str(file) if file else "the store"
             raise DataError(f"{where} has {len(labelled)} pairs that people decided: at least two are needed")
-        judged = {one.question.key: one for one in _all_judged(s, panel, rubric, [pair.question for pair in labelled])}
+        asked = [pair.question for pair in labelled]
+        judged = {one.question.key: one for one in _all_judged(s, asked, _by_rubric(s, panel, rubric))}
         figures = tuple(validate_panel(labelled, [judged[pair.question.key] for pair in labelled]))
         s.run.record({"pairs": len(labelled), "judges": [judge.name for judge in panel]})
         s.run.evaluate(plain({"figures": [vars(one) for one in figures], "rubric": rubric.version}))
@@ -136,12 +149,23 @@ def run_validate(
 
 def score_reward(folder: ProjectFolder, flags: Mapping[str, Any], memory: Memory | None = None) -> ScoreReward:
     """The settings' judge as a reward function (direct RLAIF). Raises ConfigError when it is not exactly one."""
-    settings = folder.settings(Settings, flags)
+    return graded_by(folder, folder.settings(Settings, flags), memory)
+
+
+def graded_by(folder: ProjectFolder, settings: Settings, memory: Memory | None) -> ScoreReward:
+    """See `score_reward`."""
+    config = settings.judge
+    return ScoreReward(
+        one_judge(folder, settings, memory), read_rubric(config.rubric), config.least_mass, config.ungraded
+    )
+
+
+def one_judge(folder: ProjectFolder, settings: Settings, memory: Memory | None) -> Judge:
+    """The panel's only judge, remembering what it said. Raises ConfigError when there is another number of them."""
     if len(settings.judge.panel) != 1:
         raise ConfigError(f"a reward has one judge, judge.panel names {len(settings.judge.panel)}")
     judge = judge_of(folder, settings, settings.judge.panel[0])
-    rubric = read_rubric(settings.judge.rubric)
-    return ScoreReward(Remembered(judge, memory) if memory else judge, rubric, settings.judge.least_mass)
+    return Remembered(judge, memory) if memory else judge
 
 
 def judge_of(folder: ProjectFolder, settings: Settings, name: str) -> Judge:
@@ -149,37 +173,43 @@ def judge_of(folder: ProjectFolder, settings: Settings, name: str) -> Judge:
     if "://" in name:
         return Endpoint(name, settings.judge.endpoint)
     inside = folder.path / name
-    return LocalJudge(causal.load(inside if inside.exists() else name, device=settings.device))
+    model = causal.load(inside if inside.exists() else name, device=settings.device)
+    return LocalJudge(model, sampler_of(model))
 
 
 @contextmanager
-def _judging(
-    folder: ProjectFolder, kind: str, flags: Mapping[str, Any], parents: Callable[[], list[history.RunInfo]]
-) -> Iterator[tuple[Stage, list[Judge], Rubric, Memory]]:
-    """A run with its panel, each judge remembering what it said before."""
+def judging(
+    folder: ProjectFolder,
+    kind: str,
+    flags: Mapping[str, Any],
+    parents: Callable[[], list[history.RunInfo]],
+    judges: Sequence[Judge] = (),
+) -> Iterator[tuple[Stage, list[Judge], Memory]]:
+    """A run with its panel, each judge remembering what it said before; or with the judges given, as they are."""
     settings = folder.settings(Settings, flags)
-    if not settings.judge.panel:
+    if not (judges or settings.judge.panel):
         raise ConfigError("no judge is named: give --judge a model or URL#model, or set judge.panel")
-    rubric = read_rubric(settings.judge.rubric)
-    judges = [judge_of(folder, settings, name) for name in settings.judge.panel]
+    named = [] if judges else [judge_of(folder, settings, name) for name in settings.judge.panel]
     prices = settings.judge.endpoint.prices
     try:
         with (
             stage(folder, kind, flags, resume=None, parents=parents) as s,
             Memory(folder.path / REPLIES, prices) as memory,
         ):
-            yield s, [Remembered(judge, memory) for judge in judges], rubric, memory
+            yield s, [*judges, *(Remembered(judge, memory) for judge in named)], memory
     except Interrupted:
         raise Interrupted("Interrupted. Every answer so far is kept: the same command goes on.") from None
 
 
-def _all_judged(s: Stage, panel: Sequence[Judge], rubric: Rubric, asked: Iterable[Question]) -> Iterator[Judged]:
+def _by_rubric(s: Stage, panel: Sequence[Judge], rubric: Rubric) -> JudgeAll:
+    mass = s.settings.judge.least_mass
+    return lambda asked, going: judge_pairs(asked, panel, rubric, least_mass=mass, going=going)
+
+
+def _all_judged(s: Stage, asked: Sequence[Question], judge_all: JudgeAll) -> Iterator[Judged]:
     """Every pair judged, and written down for people to read. Raises Interrupted after Ctrl-C, once all is saved."""
-    found = list(asked)
-    with s.run.interruptible(), progress("Judging", len(found)) as report:
-        mass = s.settings.judge.least_mass
-        going = judge_pairs(found, panel, rubric, least_mass=mass, going=lambda: not s.run.stop_requested)
-        for number, one in enumerate(going, 1):
+    with s.run.interruptible(), progress("Judging", len(asked)) as report:
+        for number, one in enumerate(judge_all(asked, lambda: not s.run.stop_requested), 1):
             s.run.samples(number, [one.row()])
             yield one
             report(number)

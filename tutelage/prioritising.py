@@ -1,4 +1,7 @@
-"""Active selection: what is left of a batch, ordered by how much an ensemble of reward models would learn from it."""
+"""Active selection: what is left of a batch, ordered by how much an ensemble of reward models would learn from it.
+
+Whether that paid is told by `compare`: a reward model of each arm's labels, on the same held-out pairs.
+"""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -14,7 +17,7 @@ from tutelage.feedback.oversight import Oversight
 from tutelage.feedback.work import Arm
 from tutelage.folder import ProjectFolder
 from tutelage.learn.reward import load_reward
-from tutelage.quality.choosing import ranking_gain
+from tutelage.quality.choosing import Arms, compare_arms, ranking_gain
 from tutelage.records import Completion, Prompt
 from tutelage.stage import Settings, open_store
 
@@ -31,6 +34,38 @@ class Prioritised:
     """Of these, how many were put in order; the others keep the places that chance gave them."""
     arms: dict[Arm, tuple[int, int]]
     """Items of each arm, and how many of them are finished."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Reward models of the two arms, side by side."""
+
+    arms: Arms
+    labels: dict[Arm, int]
+    """How many comparisons each learned from: unequal numbers say more about numbers than about arms."""
+
+
+def compare(folder: ProjectFolder, flags: Mapping[str, Any], runs: Sequence[str]) -> Compared:
+    """A reward run of either arm on the pairs held out, ties left out.
+
+    Raises DataError unless one run is of the random arm and one of the active, and where no pair is held out.
+    """
+    settings = folder.settings(Settings, flags)
+    found = [history.find_of_kind(folder.runs, "reward", name) for name in runs]
+    by_arm = {history.settings_of(run.path)["reward"].get("arm", "all"): run for run in found}
+    if len(found) != 2 or set(by_arm) != {"active", "random"}:
+        told = ", ".join(f"{run.id} of {arm}" for arm, run in by_arm.items())
+        raise DataError(
+            f"one run of each arm is needed, here: {told}. Train one by `tutelage reward --reward.arm random`"
+        )
+    with open_store(folder, settings) as store:
+        pairs = [(c, i, j) for c in store.comparisons("evaluation") for i, j in c.pairs()]
+    if not pairs:
+        raise DataError("no comparison is held out: label prompts of the evaluation split, or import some")
+    asked = [(c.prompt, (c.completions[i], c.completions[j])) for c, i, j in pairs]
+    margins = {arm: np.diff(np.array(_scores(folder, by_arm[arm].id, settings, asked)))[:, 0] for arm in by_arm}
+    arms = compare_arms(-margins["active"], -margins["random"], [c.prompt.id for c, _, _ in pairs])
+    return Compared(arms, {arm: int(run.data.get("comparisons", 0)) for arm, run in by_arm.items()})
 
 
 def prioritise(folder: ProjectFolder, flags: Mapping[str, Any], batch: str, scorers: Sequence[str]) -> Prioritised:

@@ -7,28 +7,42 @@ run = project.sft({"sft.steps": 100})
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from tutelage import history
 from tutelage.folder import ProjectFolder
 from tutelage.history import Difference, Lineage, RunInfo
 
 if TYPE_CHECKING:
+    from tutelage.constitutional import Revising, RoundFigures
     from tutelage.evaluate.best_of_n import Point
     from tutelage.feedback.exchange import ExportReport, Format, ImportReport
     from tutelage.feedback.store import Store
+    from tutelage.judge.asking import Judge
     from tutelage.judge.score import ScoreReward
     from tutelage.judging import Labelling, Validation
     from tutelage.learn.online_dpo import Annotate
-    from tutelage.prioritising import Prioritised
+    from tutelage.prioritising import Compared, Prioritised
     from tutelage.quality.summary import Quality
     from tutelage.questions import Question
     from tutelage.records import Annotator, Split
+    from tutelage.rule_based import Graded
     from tutelage.runs import Run
     from tutelage.trial import Trial
 
+    Judges = Sequence[Judge]
+
 Flags = Mapping[str, Any]
 NONE: Flags = {}
+
+
+class Against(TypedDict, total=False):
+    """Runs by id: the sft run to start from, the reward run, a second one for safety, the unfinished run to resume."""
+
+    start: str | None
+    scorer: str | None
+    safety: str | None
+    resume: str | None
 
 
 class Project:
@@ -88,6 +102,12 @@ class Project:
 
         return prioritise(self.folder, settings, batch, scorers)
 
+    def compare_arms(self, runs: Sequence[str], settings: Flags = NONE) -> "Compared":
+        """A reward run of either arm of active selection, on the same held-out pairs."""
+        from tutelage.prioritising import compare
+
+        return compare(self.folder, settings, runs)
+
     def backup(self, path: Path | str | None = None, settings: Flags = NONE) -> Path:
         """Write the whole store to a file, or to one named by the time in the project folder. Returns the file."""
         from tutelage.feedback.backup import back_up, backup_name
@@ -117,18 +137,11 @@ class Project:
 
         return run_reward(self.folder, settings, start=start, resume=resume)
 
-    def ppo(
-        self,
-        settings: Flags = NONE,
-        *,
-        start: str | None = None,
-        scorer: str | None = None,
-        resume: str | None = None,
-    ) -> "Run":
-        """Train the newest sft run's model (or `start`'s) against the newest reward run's (or `scorer`'s)."""
-        from tutelage.wire import run_ppo
+    def ppo(self, settings: Flags = NONE, **runs: Unpack[Against]) -> "Run":
+        """Train the newest sft run's model against the newest reward run's; `ppo.reward` names other rewards."""
+        from tutelage.roads_rl import run_ppo
 
-        return run_ppo(self.folder, settings, start=start, scorer=scorer, resume=resume)
+        return run_ppo(self.folder, settings, **runs)
 
     def dpo(
         self,
@@ -146,31 +159,17 @@ class Project:
 
         return run_dpo(self.folder, settings, start=start, online=online, resume=resume)
 
-    def group(
-        self,
-        settings: Flags = NONE,
-        *,
-        start: str | None = None,
-        scorer: str | None = None,
-        resume: str | None = None,
-    ) -> "Run":
-        """Train as `ppo` does, but by RLOO, GRPO or REINFORCE, against a reward run or the settings' rules."""
+    def group(self, settings: Flags = NONE, **runs: Unpack[Against]) -> "Run":
+        """Train as `ppo` does, but by RLOO, GRPO or REINFORCE."""
         from tutelage.roads_rl import run_group
 
-        return run_group(self.folder, settings, start=start, scorer=scorer, resume=resume)
+        return run_group(self.folder, settings, **runs)
 
-    def raft(
-        self,
-        settings: Flags = NONE,
-        *,
-        start: str | None = None,
-        scorer: str | None = None,
-        resume: str | None = None,
-    ) -> "Run":
-        """Fine-tune the newest sft run's model (or `start`'s) on the best of its own samples, in rounds."""
+    def raft(self, settings: Flags = NONE, **runs: Unpack[Against]) -> "Run":
+        """Fine-tune the newest sft run's model on the best of its own samples, in rounds."""
         from tutelage.roads_rl import run_raft
 
-        return run_raft(self.folder, settings, start=start, scorer=scorer, resume=resume)
+        return run_raft(self.folder, settings, **runs)
 
     def best_of_n(
         self,
@@ -178,13 +177,14 @@ class Project:
         *,
         run: str | None = None,
         scorer: str | None = None,
+        safety: str | None = None,
         gold: str | None = None,
         samples: int = 64,
     ) -> "tuple[Run, tuple[Point, ...]]":
         """The best-of-n curve of the newest policy (or `run`'s) on held-out prompts, drawn in the run it returns."""
         from tutelage.roads_rl import run_curve
 
-        return run_curve(self.folder, settings, model=run, scorer=scorer, gold=gold, samples=samples)
+        return run_curve(self.folder, settings, model=run, scorer=scorer, safety=safety, gold=gold, samples=samples)
 
     def sample(
         self, settings: Flags = NONE, *, model: str | None = None, prompts: int = 100, completions: int = 4
@@ -251,6 +251,34 @@ class Project:
         from tutelage.judging import run_validate
 
         return run_validate(self.folder, settings, file=file, format=format, most=pairs, split=split)
+
+    def constitution_revise(
+        self, settings: Flags = NONE, *, run: str | None = None, prompts: int = 100, critic: "Judge | None" = None
+    ) -> "Revising":
+        """Let a critic (`judge.panel`, or the one given) revise answers by a constitution, into demonstrations."""
+        from tutelage.constitutional import run_revise
+
+        return run_revise(self.folder, settings, model=run, prompts=prompts, critic=critic)
+
+    def constitution_compare(
+        self, settings: Flags = NONE, *, source: str | None = None, file: Path | None = None, judges: "Judges" = ()
+    ) -> "Labelling":
+        """Label sampled pairs as `judge_compare` does, by the principles of a constitution."""
+        from tutelage.constitutional import run_principles
+
+        return run_principles(self.folder, settings, source=source, file=file, judges=judges)
+
+    def constitution_report(self, run: str | None = None) -> "tuple[RunInfo, tuple[RoundFigures, ...]]":
+        """How evasive the texts of a revising or sampling run are, round by round."""
+        from tutelage.constitutional import evasion_of
+
+        return evasion_of(self.folder, run)
+
+    def propositions(self, settings: Flags = NONE, *, test: Path | None = None, scorer: str | None = None) -> "Graded":
+        """Measure the grader of rule-based rewards, on `test` or by folds, and fit the weights of its propositions."""
+        from tutelage.rule_based import run_propositions
+
+        return run_propositions(self.folder, settings, test=test, scorer=scorer)
 
     def judge_reward(self, settings: Flags = NONE) -> "ScoreReward":
         """The judge as a reward function of (prompt, text), from -1 to 1: direct RLAIF."""

@@ -1,28 +1,33 @@
 """The other roads from feedback to policy, put together: direct preference optimisation, offline and online."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
 
 from tutelage import history
-from tutelage.errors import RunError
-from tutelage.feedback.store import Store
+from tutelage.errors import ConfigError, RunError
+from tutelage.feedback.formats.trl import MIDDLE
+from tutelage.feedback.store import Store, Trainable
 from tutelage.folder import ProjectFolder
 from tutelage.history import RunInfo
 from tutelage.learn.dpo import Item, dpo
-from tutelage.learn.kto import Judged, opinions, rated, split
+from tutelage.learn.kto import Judged, chained, likings, one_by_one, opinions, rated, split
 from tutelage.learn.online_dpo import Annotate, online_dpo
 from tutelage.learn.preference import Preference, preference
 from tutelage.learn.preference_losses import KTO
 from tutelage.learn.reward import RewardModel, load_reward
-from tutelage.model.batch import Example
+from tutelage.model.batch import Example, Lazy
 from tutelage.model.causal import Model
 from tutelage.model.heads import relink
-from tutelage.records import Annotator, Comparison, Completion, Prompt, Rating, Split
+from tutelage.records import Annotator, Comparison, Completion, Prompt, Split
 from tutelage.runs import Run
-from tutelage.stage import NEWEST, Stage, fitting, stage
-from tutelage.wire import prompt_tokens, sampler_of, start_model, start_run
+from tutelage.stage import NEWEST, Stage, stage
+from tutelage.wire import prompt_tokens, sampler_of, start_model, start_run, targets_of
 
 ASKED = "asks an annotator"  # in a run's data: its comparisons come from a function
+T = TypeVar("T")
 
 
 def run_dpo(
@@ -51,6 +56,8 @@ def run_dpo(
                 held_out = list(_items(s, store, model, "evaluation"))
                 dpo(model, _items(s, store, model, "train"), s.settings.dpo, s.run, evaluation=held_out)
             else:
+                if s.settings.dpo.targets != "none":
+                    raise ConfigError("dpo.targets is of stored comparisons, so it has no use online: set it to 'none'")
                 params = s.settings.sampling
 
                 def fits(prompt: Prompt) -> Prompt:
@@ -105,37 +112,36 @@ def score_annotator(reward: RewardModel, name: str) -> Annotate:
 
 
 def _items(s: Stage, store: Store, model: Model, side: Split) -> Sequence[Item]:
-    """One split of the store as the loss reads it."""
-    config = s.settings.dpo
+    """One split of the store as the loss reads it, made when it is asked for."""
+    config, read_text = s.settings.dpo, model.tokenizer
     most = s.settings.evaluate.measured if side == "evaluation" else None
+    soft = targets_of(s, store) if side == "train" and config.targets == "annotators" else {}
 
     def fits(prompt: Prompt) -> Example:
-        return model.tokenizer.example(prompt, "", max_tokens=config.max_tokens)
+        return read_text.example(prompt, "", max_tokens=config.max_tokens)
+
+    def read(kind: Trainable, rendered: Callable[[Any], T]) -> Lazy[T]:
+        return s.read(store, kind, side, fits, rendered, most=most)
 
     def tokens(c: Comparison) -> Preference:
-        return preference(c, model.tokenizer, config.max_tokens)
+        return preference(c, read_text, config.max_tokens, soft.get(c.id))
 
-    def compared() -> Sequence[Preference]:
-        return s.read(store, "comparisons", side, fits, tokens, most=most)
+    def judged(kind: Trainable, count: Callable[[Any], int], rows: Callable[[Any], list[Judged]]) -> Lazy[Judged]:
+        counts = s.kept(f"{kind}-{side}-judged", lambda: np.fromiter(read(kind, count), dtype=np.int64))
+        return one_by_one(counts, read(kind, rows))
+
+    def says(c: Comparison) -> int:
+        return sum(liking != 0.5 for liking in likings(c.ranks, c.target, soft.get(c.id)))
 
     match config.loss:
-        case KTO() as kto:
-            judged: list[Judged] = []
-            if kto.source != "ratings":
-                judged += [one for p in compared() for one in split(p)]
-            if kto.source != "comparisons":
-                judged += _rated(s, store, model, side)
-            return opinions(judged, config.seed, config.max_tokens)[:most]
+        case KTO(source=source):
+            parts = []
+            if source != "ratings":
+                parts.append(judged("comparisons", says, lambda c: split(tokens(c))))
+            if source != "comparisons":
+                rows = partial(rated, tokenizer=read_text, max_tokens=config.max_tokens)
+                parts.append(judged("ratings", lambda r: int(r.score != MIDDLE), rows))
+            made = opinions(chained(parts), config.seed, config.max_tokens)
+            return made if most is None else made[:most]
         case _:
-            return compared()
-
-
-def _rated(s: Stage, store: Store, model: Model, side: Split) -> list[Judged]:
-    """The ratings of one split that say something."""
-
-    def tokens(rating: Rating) -> list[Judged]:
-        return rated(rating, model.tokenizer, s.settings.dpo.max_tokens)
-
-    total = store.count("ratings", side)
-    name = "ratings" if side == "train" else "ratings held out"
-    return [one for some in fitting(s.take(name, total, store.ratings(side)), tokens) for one in some]
+            return read("comparisons", tokens)

@@ -1,75 +1,69 @@
-"""More roads from feedback to policy, put together: group methods, rejection sampling, best-of-n; rewards by rule."""
+"""Roads from a reward to a policy, put together: PPO, group methods, rejection sampling, best-of-n."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
-from pathlib import Path
-from typing import Any, Literal, Protocol
-
-import torch
-from torch import Tensor
+from typing import Any
 
 from tutelage import history
-from tutelage.errors import ConfigError, DataError
 from tutelage.evaluate.best_of_n import Point, charts, curve
 from tutelage.evaluate.report import Report, write_report
 from tutelage.feedback.store import Store
 from tutelage.folder import ProjectFolder
 from tutelage.history import RunInfo
-from tutelage.judge.rules import Exact, Instructions, Number, RuleReward, RulesConfig, read_instructions
 from tutelage.learn.best_of_n import raft, score
 from tutelage.learn.group import group
-from tutelage.learn.reward import RewardModel, load_reward
-from tutelage.learn.rollout import RewardFunction
+from tutelage.learn.ppo import ppo
 from tutelage.model.batch import Example
-from tutelage.model.causal import Model
-from tutelage.model.heads import relink
 from tutelage.records import Demonstration, Prompt
 from tutelage.runs import Run
+from tutelage.scoring import Reader, judges_memory, networks, scorers, scoring, text_reward
 from tutelage.stage import Settings, Stage, fitting, stage
 from tutelage.terminal import plain
-from tutelage.wire import generate, model_of, newest_policy, prompt_tokens, sampler_of, start_model, start_run
+from tutelage.wire import generate, model_of, newest_policy, sampler_of, start_model, start_run
 
-RULES = "rules"  # in place of a reward run's id: the settings' rules
-Choice = Literal["model", "rules", "both"]
-
-
-class TextReward(Protocol):
-    """A reward of texts."""
-
-    def rewards(self, answers: Sequence[tuple[Prompt, str]]) -> list[float]:
-        """One for each answer, in their order."""
+RULES = ("rules", "judge")  # in place of a reward run's id: what scores without one
+PROPOSITIONS = "propositions"  # the newest reward run with the settings' propositions
 
 
-class Reader:
-    """Prompts as tokens, and what was asked by which tokens: rewards of texts read the record again."""
+def run_ppo(
+    folder: ProjectFolder,
+    flags: Mapping[str, Any],
+    *,
+    start: str | None = None,
+    scorer: str | None = None,
+    safety: str | None = None,
+    resume: str | None = None,
+) -> Run:
+    """Train an sft run's model against a reward, on the store's prompts of the training split."""
 
-    def __init__(self, model: Model, room: int, rules: RuleReward | None) -> None:
-        """`room` is for an answer, in tokens."""
-        self.model, self.room, self.rules = model, room, rules
-        self.asked: dict[tuple[int, ...], Prompt] = {}
+    def parents() -> list[RunInfo]:
+        choice = folder.settings(Settings, flags).ppo.reward
+        return [*scorers(folder, choice, scorer, safety), *start_run(folder, start)]
 
-    def tokens(self, prompt: Prompt) -> list[int]:
-        """Raises DataError when there is no room, or when a rule can't judge answers to the prompt."""
-        found = prompt_tokens(self.model, prompt, self.room)
-        if self.rules is not None:
-            self.rules.check(prompt)
-            self.asked[tuple(found)] = prompt
-        return found
+    with stage(folder, "ppo", flags, resume=resume, parents=parents) as s, s.open_store() as store:
+        config, model = s.settings.ppo, start_model(s)
 
-    def reward(self, network: RewardModel | None, texts: TextReward | None) -> RewardModel | RewardFunction:
-        """The network, the reward of texts, or their sum, as training asks for it."""
-        if texts is None:
-            assert network is not None
-            return network
-        decode = self.model.tokenizer.decode
+        def example(d: Demonstration) -> Example:
+            return model.tokenizer.example(d.prompt, d.text, max_tokens=s.settings.sft.max_tokens)
 
-        def both(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> Tensor:
-            answers = [(self.asked[tuple(p)], decode(r)) for p, r in zip(prompts, responses, strict=True)]
-            total = torch.tensor(texts.rewards(answers), dtype=torch.float32)
-            return total if network is None else total + score(network, prompts, responses)
+        def fits(prompt: Prompt) -> Example:
+            return model.tokenizer.example(prompt, "", max_tokens=s.settings.sft.max_tokens)
 
-        return both
+        with scoring(s, store, model, config.reward, config.sampling) as (reader, reward):
+            prompts, held_out = _prompts(s, store, reader)
+            ptx = s.read(store, "demonstrations", "train", fits, example) if config.ptx_weight else ()
+            ppo(model, reward, prompts, config, s.run, held_out=held_out, ptx=ptx, sampler=sampler_of(model))
+    return s.run
+
+
+def _prompts(s: Stage, store: Store, reader: Reader) -> tuple[Sequence[list[int]], list[list[int]]]:
+    """Prompts to learn from, and those held out to measure on."""
+    most = s.settings.evaluate.measured
+    return (
+        s.read(store, "prompts", "train", reader.tokens, reader.tokens),
+        list(s.read(store, "prompts", "evaluation", reader.tokens, reader.tokens, most=most)),
+    )
 
 
 def run_group(
@@ -78,22 +72,20 @@ def run_group(
     *,
     start: str | None = None,
     scorer: str | None = None,
+    safety: str | None = None,
     resume: str | None = None,
 ) -> Run:
-    """Train an sft run's model by RLOO, GRPO or REINFORCE on the store's prompts, against a reward run's or rules."""
+    """Train an sft run's model by RLOO, GRPO or REINFORCE on the store's prompts, against a reward."""
 
     def parents() -> list[RunInfo]:
         choice = folder.settings(Settings, flags).group.reward
-        return [*_scorer(folder, choice, scorer), *start_run(folder, start)]
+        return [*scorers(folder, choice, scorer, safety), *start_run(folder, start)]
 
     with stage(folder, "group", flags, resume=resume, parents=parents) as s, s.open_store() as store:
         config, model = s.settings.group, start_model(s)
-        reader, reward = _reward(s, store, model, config.reward, config.sampling.max_tokens)
-        prompts = s.read(store, "prompts", "train", reader.tokens, reader.tokens)
-        held_out = s.read(
-            store, "prompts", "evaluation", reader.tokens, reader.tokens, most=s.settings.evaluate.measured
-        )
-        group(model, reward, prompts, config, s.run, held_out=list(held_out), sampler=sampler_of(model))
+        with scoring(s, store, model, config.reward, config.sampling) as (reader, reward):
+            prompts, held_out = _prompts(s, store, reader)
+            group(model, reward, prompts, config, s.run, held_out=held_out, sampler=sampler_of(model))
     return s.run
 
 
@@ -103,25 +95,26 @@ def run_raft(
     *,
     start: str | None = None,
     scorer: str | None = None,
+    safety: str | None = None,
     resume: str | None = None,
 ) -> Run:
-    """Fine-tune an sft run's model on the best of its own samples, by a reward run's model or rules."""
+    """Fine-tune an sft run's model on the best of its own samples, by a reward."""
 
     def parents() -> list[RunInfo]:
         choice = folder.settings(Settings, flags).raft.reward
-        return [*_scorer(folder, choice, scorer), *start_run(folder, start)]
+        return [*scorers(folder, choice, scorer, safety), *start_run(folder, start)]
 
     with stage(folder, "raft", flags, resume=resume, parents=parents) as s, s.open_store() as store:
         config, model = s.settings.raft, start_model(s)
-        reader, reward = _reward(s, store, model, config.reward, config.sampling.max_tokens)
 
         def example(d: Demonstration) -> Example:
             return model.tokenizer.example(d.prompt, d.text, max_tokens=s.settings.sft.max_tokens)
 
         few = islice(store.demonstrations("evaluation"), s.settings.evaluate.measured)
         probe = fitting(few, example)
-        prompts = s.read(store, "prompts", "train", reader.tokens, reader.tokens)
-        raft(model, reward, prompts, config, s.run, probe=probe, sampler=sampler_of(model))
+        with scoring(s, store, model, config.reward, config.sampling) as (reader, reward):
+            prompts = s.read(store, "prompts", "train", reader.tokens, reader.tokens)
+            raft(model, reward, prompts, config, s.run, probe=probe, sampler=sampler_of(model))
     return s.run
 
 
@@ -131,36 +124,43 @@ def run_curve(
     *,
     model: str | None = None,
     scorer: str | None = None,
+    safety: str | None = None,
     gold: str | None = None,
     samples: int = 64,
 ) -> tuple[Run, tuple[Point, ...]]:
     """The best-of-n curve of a run's model on held-out prompts; curve.html and eval.json are left in the run made.
 
-    `scorer` chooses (the newest reward run, a run's id, or "rules"), `gold` looks on (a run's id, or "rules").
+    `scorer` chooses (the newest reward run, a run's id, "rules", "judge", or "propositions"), with `safety` two reward
+    runs as one; `gold`, one of the same names, looks on.
     """
     chosen = history.find_run(folder.runs, model) if model else newest_policy(folder)
     names = {"proxy": scorer or history.find_of_kind(folder.runs, "reward", None).id}
     if gold is not None:
         names["gold"] = gold
-    judges = {who: _judge(folder, name) for who, name in names.items()}
+    asked = {who: [run.id for run in [_judge(folder, name)] if run is not None] for who, name in names.items()}
+    if safety is not None:
+        asked["proxy"] = [run.id for run in scorers(folder, "model", names["proxy"], safety)]
 
     def parents() -> list[RunInfo]:
-        return [run for run in (chosen, *judges.values()) if run is not None]
+        runs = dict.fromkeys(name for some in asked.values() for name in some)
+        return [*([chosen] if chosen else []), *(history.find_run(folder.runs, name) for name in runs)]
 
-    with stage(folder, "curve", flags, resume=None, parents=parents) as s, s.open_store() as store:
+    with (
+        stage(folder, "curve", flags, resume=None, parents=parents) as s,
+        s.open_store() as store,
+        judges_memory(s, *names.values()) as memory,
+    ):
         policy, params = model_of(folder, s.settings, chosen), s.settings.sampling
-        rules = _rules(s, store) if RULES in names.values() else None
-        reader = Reader(policy, params.max_tokens, rules)
-        asked = islice(store.prompts("evaluation"), s.settings.evaluate.prompts)
-        prompts = [prompt for prompt, _ in fitting(asked, lambda p: (p, reader.tokens(p)))]
+        reader, rewards = Reader(policy, params.max_tokens), {}
+        for who, name in names.items():
+            network = networks(s, store, reader, asked[who], params)
+            rewards[who] = reader.reward(network, text_reward(s, store, policy, name, network, memory))
+        held_out = islice(store.prompts("evaluation"), s.settings.evaluate.prompts)
+        prompts = [prompt for prompt, _ in fitting(held_out, lambda p: (p, reader.tokens(p)))]
         groups = generate(policy, prompts, samples, params, seed=s.settings.seed)
         rows = [policy.tokenizer.prompt(p) for p in prompts for _ in range(samples)]
         answers = [one.tokens for group in groups for one in group]
-        tables = {}
-        for who, run in judges.items():
-            network = None if run is None else load_reward(run.path / "model", s.settings.device)
-            found = score(reader.reward(network, rules if run is None else None), rows, answers)
-            tables[who] = found.reshape(-1, samples).tolist()
+        tables = {who: score(one, rows, answers).reshape(-1, samples).tolist() for who, one in rewards.items()}
         points = curve(tables["proxy"], tables.get("gold"), seed=s.settings.seed)
         s.run.record({"prompts": len(prompts), "samples": samples, "model": policy.name, **names})
         s.run.evaluate({"run": s.run.id, "points": [plain(asdict(point)) for point in points]})
@@ -170,52 +170,8 @@ def run_curve(
     return s.run, points
 
 
-def _scorer(folder: ProjectFolder, choice: Choice, name: str | None) -> list[RunInfo]:
-    """The reward run to train against, if one is needed."""
-    if choice == "rules":
-        if name is not None:
-            raise ConfigError(f"reward is 'rules', so {name} is not asked: set it to 'both', or name no scorer")
-        return []
-    return [history.find_of_kind(folder.runs, "reward", name)]
-
-
 def _judge(folder: ProjectFolder, name: str) -> RunInfo | None:
-    """A reward run; None for the rules."""
-    return None if name == RULES else history.find_of_kind(folder.runs, "reward", name)
-
-
-def _reward(
-    s: Stage, store: Store, model: Model, choice: Choice, room: int
-) -> tuple[Reader, RewardModel | RewardFunction]:
-    """How prompts are read, and what scores the answers."""
-    rules = _rules(s, store) if choice != "model" else None
-    network = None
-    scorer = next((p for p in s.run.facts["parents"] if p.startswith("reward-")), None)
-    if scorer is not None:
-        network = load_reward(s.folder.runs / scorer / "model", s.settings.device)
-        relink(network.scorer.decoder, model.decoder)
-    s.run.record({"store": s.settings.store})
-    reader = Reader(model, room, rules)
-    return reader, reader.reward(network, rules)
-
-
-def _rules(s: Stage, store: Store) -> RuleReward:
-    """The settings' rules, with the answers and instructions they need. Raises ConfigError without rules."""
-    config: RulesConfig = s.settings.rules
-    if not config.checks:
-        raise ConfigError("the reward is 'rules', but rules.checks is empty: list at least one rule")
-    answers: dict[str, tuple[str, ...]] = {}
-    if any(isinstance(rule, Exact | Number) and rule.answer is None for rule in config.checks):
-        for d in store.demonstrations():
-            answers[d.prompt.id] = (*answers.get(d.prompt.id, ()), d.text)
-    files = [rule.file for rule in config.checks if isinstance(rule, Instructions) and rule.file is not None]
-    instructions = {key: made for file in files for key, made in read_instructions(_inside(s, file)).items()}
-    return RuleReward(config.checks, answers, instructions)
-
-
-def _inside(s: Stage, file: Path) -> Path:
-    """A file as the settings name it: from the project folder on."""
-    found = s.folder.path / file
-    if not found.is_file():
-        raise DataError(f"there is no file {found}: rules.checks names it for its instructions")
-    return found
+    """The reward run that a name stands for; None for what scores without one."""
+    if name in RULES:
+        return None
+    return history.find_of_kind(folder.runs, "reward", None if name == PROPOSITIONS else name)

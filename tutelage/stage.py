@@ -9,20 +9,23 @@ from functools import lru_cache
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
+from sqlalchemy import ColumnElement
 
 from tutelage import history
 from tutelage.checkpoint import complete, write_atomically
 from tutelage.config import Section
 from tutelage.errors import DataError, Interrupted, RunError, TrainingError
-from tutelage.feedback.store import Store, Trainable
+from tutelage.feedback.store import Labelled, Store, Trainable
 from tutelage.folder import Core, ProjectFolder
 from tutelage.history import RunInfo
 from tutelage.judge.compare import JudgeConfig
+from tutelage.judge.constitution import ConstitutionConfig
+from tutelage.judge.propositions import PropositionsConfig
 from tutelage.judge.rules import RulesConfig
 from tutelage.learn.best_of_n import RaftConfig
 from tutelage.learn.dpo import DPOConfig
@@ -30,6 +33,7 @@ from tutelage.learn.group import GroupConfig
 from tutelage.learn.ppo import PPOConfig
 from tutelage.learn.reward import RewardConfig
 from tutelage.learn.sft import SFTConfig
+from tutelage.learn.two_rewards import SafetyConfig
 from tutelage.model.batch import Lazy
 from tutelage.progress import console
 from tutelage.records import Annotator, Comparison, Demonstration, Prompt, Split
@@ -61,9 +65,12 @@ class Settings(Core):
     group: GroupConfig = GroupConfig()
     raft: RaftConfig = RaftConfig()
     rules: RulesConfig = RulesConfig()
+    propositions: PropositionsConfig = PropositionsConfig()
+    safety: SafetyConfig = SafetyConfig()
     sampling: SamplingParams = SamplingParams()
     evaluate: EvaluateConfig = EvaluateConfig()
     judge: JudgeConfig = JudgeConfig()
+    constitution: ConstitutionConfig = ConstitutionConfig()
 
 
 def open_store(folder: ProjectFolder, settings: Core) -> Store:
@@ -84,18 +91,6 @@ class Stage:
         """The project's feedback."""
         return open_store(self.folder, self.settings)
 
-    def take(self, name: str, total: int, records: Iterable[T]) -> Iterator[T]:
-        """The records, or on resumption as many as the run began with: the store only ever grows at its end.
-
-        `total` is how many there are now. Raises RunError when fewer are left than the run began with.
-        """
-        known = self.run.facts["data"].get(name) if self.resumed else None
-        if known is None:
-            self.run.record({name: total})
-        elif total < known:
-            raise RunError(f"{self.run.id} began with {known} {name}, but only {total} are left: start a new run")
-        return islice(records, total if known is None else known)
-
     def read(
         self,
         store: Store,
@@ -105,28 +100,30 @@ class Stage:
         rendered: Callable[[Any], U],
         *,
         most: int | None = None,
+        which: Sequence[ColumnElement[bool]] = (),
     ) -> Lazy[U]:
         """A split's records of a kind as tokens, made when they are asked for: eight bytes each lie in memory.
 
         Which ones they are is written into the run when it begins, and it goes on with those, whatever was added or
         taken back meanwhile. Those whose prompt does not fit the model (`fits` raises DataError) are left out, with a
-        warning that counts them. `most` reads only so many. Raises TrainingError when none fits.
+        warning that counts them. `most` reads only so many, `which` only those that meet conditions. Raises
+        TrainingError when none fits.
         """
-        path = self.run.path / "rows" / f"{kind}-{split}.npy"
-        if not path.exists():
-            check = lru_cache(maxsize=64)(fits)  # labels of one prompt follow one another
+        check = lru_cache(maxsize=64)(fits)  # labels of one prompt follow one another
 
-            def number(row: tuple[int, Prompt]) -> int:
-                check(row[1])
-                return row[0]
+        def number(row: tuple[int, Prompt]) -> int:
+            check(row[1])
+            return row[0]
 
-            asked = islice(store.asked(kind, split), most)
-            numbers = np.fromiter(_fitting(asked, number), dtype=np.int64)
-            self.run.record({kind if split == "train" else "held out": len(numbers)})
-            if split == "train" and kind != "prompts" and len(numbers):
-                self.run.record({"annotators": _people(store.labelled_by(kind, split, int(numbers[-1])))})
-            _write_numbers(path, numbers)
-        numbers = np.load(path)
+        def choose() -> NDArray[np.int64]:
+            found = np.fromiter(_fitting(islice(store.asked(kind, split, *which), most), number), dtype=np.int64)
+            held_out = "ratings held out" if kind == "ratings" else "held out"
+            self.run.record({kind if split == "train" else held_out: len(found)})
+            if split == "train" and kind != "prompts" and len(found):
+                self.run.record({"annotators": self._people(store, kind, int(found[-1]), which)})
+            return found
+
+        numbers = self.kept(f"{kind}-{split}", choose)
         fetch: Callable[[Sequence[int]], Sequence[Any]]
         match kind:
             case "prompts":
@@ -135,14 +132,33 @@ class Stage:
                 fetch = store.demonstrations_at
             case "comparisons":
                 fetch = store.comparisons_at
+            case "ratings":
+                fetch = store.ratings_at
         return Lazy(len(numbers), lambda places: [rendered(one) for one in fetch(numbers[list(places)].tolist())])
 
+    def kept(self, name: str, choose: Callable[[], NDArray[np.int64]]) -> NDArray[np.int64]:
+        """Numbers that are chosen when the run begins and stay with it, in `rows/` of its folder."""
+        path = self._rows(name)
+        if not path.exists():
+            content = BytesIO()
+            np.save(content, choose())
+            path.parent.mkdir(exist_ok=True)
+            write_atomically(path, content.getvalue())
+        return np.asarray(np.load(path), dtype=np.int64)
 
-def _write_numbers(path: Path, numbers: NDArray[np.int64]) -> None:
-    content = BytesIO()
-    np.save(content, numbers)
-    path.parent.mkdir(exist_ok=True)
-    write_atomically(path, content.getvalue())
+    def _rows(self, name: str) -> Path:
+        return self.run.path / "rows" / f"{name}.npy"
+
+    def _people(
+        self, store: Store, kind: Labelled, last: int, which: Sequence[ColumnElement[bool]]
+    ) -> list[dict[str, Any]]:
+        """Who made the labels of a kind up to row number `last`, and those of other kinds that the run reads too."""
+        counts = Counter(dict(store.labelled_by(kind, "train", last, *which)))
+        for other in get_args(Labelled):
+            path = self._rows(f"{other}-train")
+            if other != kind and path.exists() and len(numbers := np.load(path)):
+                counts.update(dict(store.labelled_by(other, "train", int(numbers[-1]))))
+        return _people(counts.most_common())
 
 
 @contextmanager

@@ -1,25 +1,24 @@
-"""The only file that turns choices into implementations: settings and records in, a finished run out."""
+"""Settings and records in, a finished run out: sft, reward, sampling, and what every run is put together from."""
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any
 
 from tutelage import history
 from tutelage.checkpoint import write_atomically
 from tutelage.errors import DataError, RunError
+from tutelage.feedback.arms import of_arm
 from tutelage.feedback.store import Store
 from tutelage.folder import Core, ProjectFolder
 from tutelage.history import RunInfo
-from tutelage.learn.ppo import ppo
-from tutelage.learn.reward import SCALED, Ranking, load_reward, render, train_reward
+from tutelage.learn.reward import SCALED, Ranking, render, train_reward
 from tutelage.learn.sft import sft
 from tutelage.model import causal
 from tutelage.model.batch import Example
 from tutelage.model.causal import Model, fingerprint
 from tutelage.model.foreign import ForeignDecoder
-from tutelage.model.heads import relink
 from tutelage.progress import progress
 from tutelage.quality.targets import believe, pair_targets
 from tutelage.questions import Question, write_questions
@@ -68,12 +67,13 @@ def run_reward(
 
         s.run.record({"store": s.settings.store})
         with s.open_store() as store:
-            targets = _targets(s, store) if config.targets == "annotators" else {}
+            targets = targets_of(s, store) if config.targets == "annotators" else {}
 
             def ranking(c: Comparison) -> Ranking:
                 return render(c, model.tokenizer, config.max_tokens, targets.get(c.id))
 
-            rankings = s.read(store, "comparisons", "train", fits, ranking)
+            which = [] if config.arm == "all" else [of_arm(config.arm)]
+            rankings = s.read(store, "comparisons", "train", fits, ranking, which=which)
             measured = s.read(store, "comparisons", "evaluation", fits, ranking, most=s.settings.evaluate.measured)
             train_reward(
                 model,
@@ -87,7 +87,7 @@ def run_reward(
     return s.run
 
 
-def _targets(s: Stage, store: Store) -> dict[str, list[float]]:
+def targets_of(s: Stage, store: Store) -> dict[str, list[float]]:
     """Soft targets of the training comparisons by id: reckoned when the run begins, and kept in its folder."""
     path = s.run.path / "targets.json"
     if not path.exists():
@@ -134,42 +134,6 @@ def _demonstrations(s: Stage, store: Store, model: Model) -> list[tuple[int, ...
     return fitting(islice(store.demonstrations("train"), SAMPLES), sequence)
 
 
-def run_ppo(
-    folder: ProjectFolder,
-    flags: Mapping[str, Any],
-    *,
-    start: str | None = None,
-    scorer: str | None = None,
-    resume: str | None = None,
-) -> Run:
-    """Train an sft run's model against a reward run's, on the store's prompts of the training split."""
-
-    def parents() -> list[RunInfo]:
-        return [history.find_of_kind(folder.runs, "reward", scorer), *start_run(folder, start)]
-
-    with stage(folder, "ppo", flags, resume=resume, parents=parents) as s:
-        config = s.settings.ppo
-        model = start_model(s)
-        reward = load_reward(folder.runs / s.run.facts["parents"][0] / "model", s.settings.device)
-        relink(reward.scorer.decoder, model.decoder)
-
-        def tokens(prompt: Prompt) -> list[int]:
-            return prompt_tokens(model, prompt, config.sampling.max_tokens)
-
-        def example(d: Demonstration) -> Example:
-            return model.tokenizer.example(d.prompt, d.text, max_tokens=s.settings.sft.max_tokens)
-
-        def fits(prompt: Prompt) -> Example:
-            return model.tokenizer.example(prompt, "", max_tokens=s.settings.sft.max_tokens)
-
-        with s.open_store() as store:
-            prompts = s.read(store, "prompts", "train", tokens, tokens)
-            held_out = s.read(store, "prompts", "evaluation", tokens, tokens, most=s.settings.evaluate.measured)
-            ptx = s.read(store, "demonstrations", "train", fits, example) if config.ptx_weight else ()
-            ppo(model, reward, prompts, config, s.run, held_out=list(held_out), ptx=ptx, sampler=sampler_of(model))
-    return s.run
-
-
 def run_sample(
     folder: ProjectFolder, flags: Mapping[str, Any], *, model: str | None, prompts: int, completions: int
 ) -> tuple[Run, int]:
@@ -185,7 +149,12 @@ def run_sample(
             asked = list(islice(chain(fresh, ranked), prompts))
         if not asked:
             raise DataError("the store has no prompts: import some, e.g. `tutelage import prompts.jsonl`")
-        groups = generate(policy, asked, completions, s.settings.sampling, seed=s.settings.seed)
+        s.run.record({"prompts": len(asked), "completions": len(asked) * completions})
+
+        def drawn(done: int) -> None:
+            s.run.record({"drawn": done})
+
+        groups = generate(policy, asked, completions, s.settings.sampling, seed=s.settings.seed, told=drawn)
         source = Source(
             model=policy.name,
             checkpoint=fingerprint(policy.decoder),
@@ -195,7 +164,7 @@ def run_sample(
         )
         questions = [q for p, g in zip(asked, groups, strict=True) if (q := _question(policy, p, g, source))]
         write_questions(s.run.path, questions)
-        s.run.record({"prompts": len(asked), "questions": len(questions)})
+        s.run.record({"questions": len(questions)})
     return s.run, len(questions)
 
 
@@ -226,11 +195,26 @@ def prompt_tokens(model: Model, prompt: Prompt, room: int) -> list[int]:
 
 
 def generate(
-    model: Model, prompts: Sequence[Prompt], completions: int, params: SamplingParams, *, seed: int
+    model: Model,
+    prompts: Sequence[Prompt],
+    completions: int,
+    params: SamplingParams,
+    *,
+    seed: int,
+    told: Callable[[int], None] | None = None,
 ) -> list[list[Sampled]]:
-    """That many completions of each prompt."""
+    """That many completions of each prompt. `told` hears of each percent how many are drawn."""
     tokens = [ids for p in prompts for ids in [model.tokenizer.prompt(p)] * completions]
-    with progress("Sampling", len(tokens)) as report:
+    percent = 0
+    with progress("Sampling", len(tokens)) as show:
+
+        def report(done: int, note: str = "") -> None:
+            nonlocal percent
+            show(done, note)
+            if told is not None and 100 * done // len(tokens) > percent:
+                percent = 100 * done // len(tokens)
+                told(done)
+
         sampled = sampler_of(model).generate(tokens, params, seed=seed, progress=report)
     return [sampled[i : i + completions] for i in range(0, len(sampled), completions)]
 

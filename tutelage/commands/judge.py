@@ -8,6 +8,7 @@ from cyclopts.validators import Number
 
 from tutelage.commands.feedback import FileFormat
 from tutelage.commands.flags import Config, Folder, Json, with_settings
+from tutelage.judging import Labelling
 from tutelage.project import Project
 from tutelage.records import Split
 from tutelage.stage import Settings
@@ -17,7 +18,8 @@ judge = App(name="judge", help="Models as annotators: compare, validate.")
 Judges = Annotated[list[str] | None, Parameter(name="--judge", negative="")]
 
 
-def _with_panel(settings: dict[str, Any], judges: list[str] | None) -> dict[str, Any]:
+def with_panel(settings: dict[str, Any], judges: list[str] | None) -> dict[str, Any]:
+    """The settings with the judges named by `--judge`, if any are."""
     return {**settings, "judge.panel": judges} if judges else settings
 
 
@@ -53,7 +55,12 @@ def compare(
     json
         End standard output with one line of JSON; everything else goes to standard error.
     """
-    done = Project.open(project, config).judge_compare(_with_panel(settings, judges), source=source, file=file)
+    done = Project.open(project, config).judge_compare(with_panel(settings, judges), source=source, file=file)
+    return labelled(done, "tutelage judge validate, tutelage reward")
+
+
+def labelled(done: Labelling, following: str) -> Answer:
+    """What came of labelling, and which commands follow."""
     rows = [
         ("pairs judged", done.labelled),
         ("pairs not judged", done.asked - done.labelled),
@@ -61,9 +68,9 @@ def compare(
         ("both orders agree", done.consistency),
         ("worth of standing first", done.position_bias),
         *((f"not judged: {reason}", f"{count} orders") for reason, count in done.not_judged.items()),
-        *_bill(done.bill),
+        *bill_rows(done.bill),
     ]
-    text = table(f"{done.run.id}\nNext: tutelage judge validate, tutelage reward", ["", "value"], rows)
+    text = table(f"{done.run.id}\nNext: {following}", ["", "value"], rows)
     figures = {key: value for key, value in vars(done).items() if key != "run"}
     return Answer(text, {"run": done.run.id, "path": str(done.run.path), **plain(figures)})
 
@@ -105,7 +112,7 @@ def validate(
     json
         End standard output with one line of JSON; everything else goes to standard error.
     """
-    chosen = _with_panel(settings, judges)
+    chosen = with_panel(settings, judges)
     opened = Project.open(project, config)
     done = opened.judge_validate(chosen, file=file, format=format, pairs=pairs, split=split)
     names = [name for name in vars(done.figures[0]) if name not in ("judge", "not_judged")]
@@ -113,7 +120,7 @@ def validate(
         (name.replace("_", " "), *(_shown(vars(one)[name]) for one in done.figures)) for name in names
     ]
     rows += [(f"not judged, {one.judge}: {reason}", n) for one in done.figures for reason, n in one.not_judged.items()]
-    rows += _bill(done.bill)
+    rows += bill_rows(done.bill)
     text = table(done.run.id, ["figure", *(one.judge for one in done.figures)], rows)
     return Answer(text, {"run": done.run.id, "path": str(done.run.path), "figures": plain(done.figures)})
 
@@ -122,7 +129,7 @@ def _shown(value: Any) -> str | None:
     return None if value is None else number(value)
 
 
-def _bill(bill: Any) -> list[tuple[str, str]]:
+def bill_rows(bill: Any) -> list[tuple[str, str]]:
     """What judges have cost so far, in this project."""
     return [
         (f"so far, {one.judge}", f"{one.calls:,} calls, {one.read:,} + {one.written:,} tokens, money {one.money:.4g}")

@@ -52,6 +52,40 @@ def prioritise(
     )
 
 
+def compare_arms(
+    first: str,
+    second: str,
+    /,
+    *,
+    project: Folder = Path(),
+    config: Config = None,
+    json: Json = False,
+) -> Answer:
+    """Put reward models of the two arms of active selection side by side, on the same held-out pairs.
+
+    Parameters
+    ----------
+    first
+        A reward run trained with `--reward.arm active` or `random`.
+    second
+        One trained with the other.
+    project
+        The project folder.
+    config
+        Settings file; without it, the project's tutelage.yaml.
+    json
+        End standard output with one line of JSON; everything else goes to standard error.
+    """
+    found = Project.open(project, config).compare_arms([first, second])
+    rows = [
+        ("active", found.labels["active"], found.arms.active),
+        ("random", found.labels["random"], found.arms.random),
+        ("active - random", "", found.arms.difference.difference),
+    ]
+    head = "Accuracy on held-out pairs; 95 % intervals, n counts prompts"
+    return Answer(table(head, ["arm", "labels", "accuracy"], rows), {"arms": found.arms, "labels": found.labels})
+
+
 def quality(
     *,
     gold: Annotated[str | None, Parameter(name="--gold")] = None,

@@ -13,13 +13,14 @@ from tutelage.stage import Settings
 from tutelage.terminal import Answer, number, table
 
 
-@with_settings(Settings, *CORE, "group", "rules")
+@with_settings(Settings, *CORE, "group", "rules", "propositions", "safety", "judge")
 def group(
     *,
     project: Folder = Path(),
     config: Config = None,
     start: str | None = None,
     scorer: str | None = None,
+    safety: str | None = None,
     resume: Resume = None,
     json: Json = False,
     settings: dict[str, Any],
@@ -35,23 +36,26 @@ def group(
     start
         The sft run whose model to start from; without it, the newest finished one, else the project's model.
     scorer
-        The reward run to train against; without it, the newest finished one. Not with group.reward rules.
+        The reward run to train against; without it, the newest finished one. Not with group.reward rules or judge.
+    safety
+        A second reward run, for safety: both are combined as in Llama 2.
     resume
         Go on with an interrupted run: its id, or nothing for the newest one.
     json
         End standard output with one line of JSON; everything else goes to standard error.
     """
-    run = Project.open(project, config).group(settings, start=start, scorer=scorer, resume=resume)
+    run = Project.open(project, config).group(settings, start=start, scorer=scorer, safety=safety, resume=resume)
     return finished(run, f"tutelage evaluate {run.id}, then tutelage report {run.id}")
 
 
-@with_settings(Settings, *CORE, "raft", "rules")
+@with_settings(Settings, *CORE, "raft", "rules", "propositions", "safety", "judge")
 def raft(
     *,
     project: Folder = Path(),
     config: Config = None,
     start: str | None = None,
     scorer: str | None = None,
+    safety: str | None = None,
     resume: Resume = None,
     json: Json = False,
     settings: dict[str, Any],
@@ -67,22 +71,25 @@ def raft(
     start
         The sft run whose model to start from; without it, the newest finished one, else the project's model.
     scorer
-        The reward run that scores; without it, the newest finished one. Not with raft.reward rules.
+        The reward run that scores; without it, the newest finished one. Not with raft.reward rules or judge.
+    safety
+        A second reward run, for safety: both are combined as in Llama 2.
     resume
         Go on with an interrupted run: its id, or nothing for the newest one.
     json
         End standard output with one line of JSON; everything else goes to standard error.
     """
-    run = Project.open(project, config).raft(settings, start=start, scorer=scorer, resume=resume)
+    run = Project.open(project, config).raft(settings, start=start, scorer=scorer, safety=safety, resume=resume)
     return finished(run, f"tutelage evaluate {run.id}, then tutelage report {run.id}")
 
 
-@with_settings(Settings, *CORE, "evaluate", "sampling", "rules")
+@with_settings(Settings, *CORE, "evaluate", "sampling", "rules", "propositions", "safety", "judge")
 def best_of_n(
     *,
     samples: Annotated[int, Parameter(validator=Number(gte=2))] = 64,
     run: str | None = None,
     scorer: str | None = None,
+    safety: str | None = None,
     gold: str | None = None,
     project: Folder = Path(),
     config: Config = None,
@@ -98,9 +105,12 @@ def best_of_n(
     run
         The run whose model samples; without it, the newest finished policy, else the project's model.
     scorer
-        The reward run that chooses the best, or `rules`; without it, the newest finished reward run.
+        The reward run that chooses the best, or `rules`, `judge`, or `propositions` (with the newest reward run).
+        Without it, the newest finished reward run.
+    safety
+        A second reward run, for safety: both are combined as in Llama 2.
     gold
-        Another reward run, or `rules`, that scores the chosen.
+        Another reward run, or another of these words, that scores the chosen.
     project
         The project folder.
     config
@@ -109,7 +119,7 @@ def best_of_n(
         End standard output with one line of JSON; everything else goes to standard error.
     """
     opened = Project.open(project, config)
-    made, points = opened.best_of_n(settings, run=run, scorer=scorer, gold=gold, samples=samples)
+    made, points = opened.best_of_n(settings, run=run, scorer=scorer, safety=safety, gold=gold, samples=samples)
     rows = [(number(p.n), number(p.kl), str(p.proxy), "" if p.gold is None else str(p.gold)) for p in points]
     drawn = made.path / "curve.html"
     text = table(f"{made.id}: the curve is drawn in {drawn}", ["n", "KL, nats", "proxy", "gold"], rows)

@@ -77,13 +77,14 @@ def reward(
     return finished(run, f"tutelage evaluate {run.id}, then tutelage ppo")
 
 
-@with_settings(Settings, *CORE, "ppo")
+@with_settings(Settings, *CORE, "ppo", "rules", "propositions", "safety", "judge")
 def ppo(
     *,
     project: Folder = Path(),
     config: Config = None,
     start: str | None = None,
     scorer: str | None = None,
+    safety: str | None = None,
     resume: Resume = None,
     json: Json = False,
     settings: dict[str, Any],
@@ -99,13 +100,15 @@ def ppo(
     start
         The sft run whose model to start from; without it, the newest finished one, else the project's model.
     scorer
-        The reward run to train against; without it, the newest finished one.
+        The reward run to train against; without it, the newest finished one. Not with ppo.reward rules or judge.
+    safety
+        A second reward run, for safety: both are combined as in Llama 2.
     resume
         Go on with an interrupted run: its id, or nothing for the newest one.
     json
         End standard output with one line of JSON; everything else goes to standard error.
     """
-    run = Project.open(project, config).ppo(settings, start=start, scorer=scorer, resume=resume)
+    run = Project.open(project, config).ppo(settings, start=start, scorer=scorer, safety=safety, resume=resume)
     return finished(run, f"tutelage evaluate {run.id}, then tutelage report {run.id}")
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SMALL, LARGE = 3.9, 4.7
 INK, MUTED, GRID = "#1b2733", "#5b6875", "#e4e9ee"
-COLOURS = ("#2457d6", "#d9730d", "#0f8a6d", "#8b46c9", "#c2334d", "#5b6875")
+COLOURS = ("#2457d6", "#d9730d", "#0f8a6d", "#8b46c9", "#c2334d", "#5b6875", "#b08a00", "#0aa0c4", "#d13fa0", "#6b4a2b")
 STYLE = {
     "font.family": "sans-serif",
     "font.sans-serif": ["Inter", "system-ui", "Segoe UI", "Roboto", "Helvetica", "Arial", "DejaVu Sans"],

@@ -68,6 +68,16 @@ class Ancestor:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """A table of text; the first column names its rows."""
+
+    title: str
+    about: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything a report may show."""
 
@@ -80,6 +90,7 @@ class Report:
     matches: tuple[Match, ...] = ()
     health: tuple[Health, ...] = ()
     steps: tuple[Step, ...] = ()
+    grids: tuple[Grid, ...] = ()
     charts: tuple[Chart, ...] = ()
     reward: RewardAccuracy | None = None
     lengths: Mapping[str, Sequence[float]] = field(default_factory=dict)

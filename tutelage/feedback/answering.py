@@ -12,7 +12,8 @@ from sqlalchemy import Connection, Row, bindparam, select, true, update
 
 from tutelage.errors import StudioError
 from tutelage.feedback import rows, tables
-from tutelage.feedback.claiming import ITEM, RATER, has_seat
+from tutelage.feedback.claiming import ANY_LEFT, ITEM, RATER, has_seat
+from tutelage.feedback.outbox import announce
 from tutelage.feedback.people import annotator_of
 from tutelage.feedback.work import (
     TAKES,
@@ -256,3 +257,24 @@ def bounded(seconds: float | None, passed: float) -> float | None:
     if seconds is None or not math.isfinite(seconds):
         return None
     return max(0.0, min(seconds, passed))
+
+
+def announce_saved(connection: Connection, rater: str, made: Saved) -> None:
+    """Tell webhooks of an answer that was stored, and of the batch where it was the last one."""
+    if made.again:
+        return
+    announce(connection, "label.saved" if made.revision == 1 else "label.revised", **told(rater, made))
+    if made.revision == 1 and made.role == "wanted" and not connection.scalar(ANY_LEFT, {"batch": made.batch}):
+        announce(connection, "batch.finished", batch=made.batch)
+
+
+def told(rater: str, made: Saved) -> dict[str, Any]:
+    """What webhooks hear of an answer."""
+    return {
+        "answer": made.id,
+        "batch": made.batch,
+        "item": made.item,
+        "labels": made.labels,
+        "rater": rater,
+        "revision": made.revision,
+    }

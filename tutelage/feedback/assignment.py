@@ -23,9 +23,34 @@ from sqlalchemy import ColumnElement, Connection, Row, select, true
 from sqlalchemy.dialects import postgresql, sqlite
 
 from tutelage.errors import StudioError
-from tutelage.feedback.answering import BY_KEY, DROP_DRAFT, GIVEN, SET_LEASE, Submission, reopen, saved, store_answer
+from tutelage.feedback.answering import (
+    BY_KEY,
+    DROP_DRAFT,
+    GIVEN,
+    LATEST,
+    SET_LEASE,
+    Submission,
+    announce_saved,
+    reopen,
+    saved,
+    store_answer,
+    told,
+)
 from tutelage.feedback.batches import Batches
-from tutelage.feedback.claiming import ANY_LEFT, BATCH_OF, BATCHES, FINAL, HELD, HELD_OF, Claim, Found, has_seat, take
+from tutelage.feedback.choices import recent_conversations
+from tutelage.feedback.claiming import (
+    AT_WORK,
+    BATCH_OF,
+    BATCHES,
+    FINAL,
+    HELD,
+    HELD_OF,
+    LEFT,
+    Claim,
+    Found,
+    has_seat,
+    take,
+)
 from tutelage.feedback.database import read, write
 from tutelage.feedback.outbox import announce
 from tutelage.feedback.showing import handed, more_hopeful, offer, recent_answer
@@ -34,7 +59,8 @@ from tutelage.feedback.work import LONGEST_TEXT, Answer, Batch, BatchSpec, Held,
 from tutelage.feedback.work_tables import answers, drafts, remarks
 from tutelage.records import now
 
-MOST_AHEAD = 20  # items that one rater's page may have besides the one asked for
+MOST_AHEAD = 60  # items that one rater's page may have besides the one asked for: ten minutes of quick work
+FEW_AHEAD = 5  # so many in hand are always allowed
 LONGEST_KEY = 64  # characters of a submission's key
 
 
@@ -90,10 +116,25 @@ class Desk:
         with read(self._engine) as connection:
             return handed(connection, _given(connection, rater, item))
 
-    def renew(self, rater: str, item: str) -> float | None:
-        """Keep the item for another lease. Returns until when; None when somebody else has taken the seat."""
+    def allowance(self, batch: str) -> int:
+        """How many items of a batch a page may have in hand: all pages together hold half of what is left at most."""
+        with read(self._engine) as connection:
+            left = connection.scalar(LEFT, {"batch": batch}) or 0
+            raters = connection.scalar(AT_WORK, {"batch": batch, "now": self._clock()}) or 1
+        return min(max(FEW_AHEAD, left // (2 * raters)), MOST_AHEAD)
+
+    def renew(self, rater: str, *items: str) -> list[float | None]:
+        """Keep items for another lease. Returns until when; None where somebody else has taken the seat."""
         with self._write() as connection:
-            return self._renewed(connection, _given(connection, rater, item), self._clock())
+            return [self._renewed(connection, _given(connection, rater, item), self._clock()) for item in items]
+
+    def give_back(self, rater: str, *items: str) -> None:
+        """Let go of items that the rater's page had read ahead: others may have them. A late answer is still taken."""
+        with self._write() as connection:
+            for item in items:
+                given = _given(connection, rater, item)
+                if given.state == "held":
+                    self._lapse(connection, given)
 
     def submit(self, rater: str, item: str, key: str, answer: Answer, seconds: float | None = None) -> Saved:
         """Store an answer and the labels that it is.
@@ -114,7 +155,7 @@ class Desk:
                 return saved(known, again=True)
             given = _given(connection, rater, item)
             made = store_answer(connection, Submission(key, answer, seconds), given, self._clock())
-            _announce(connection, rater, made)
+            announce_saved(connection, rater, made)
             return made
 
     def undo(self, rater: str, batch: str | None = None) -> Held | None:
@@ -126,9 +167,14 @@ class Desk:
             last = connection.execute(latest.order_by(answers.c.n.desc()).limit(1)).one_or_none()
             if last is None:
                 return None
-            reopen(connection, last, _given(connection, rater, last.item_id), self._clock())
-            announce(connection, "label.retracted", **_told(rater, saved(last, again=True)))
-            return handed(connection, _given(connection, rater, last.item_id))
+            return self._take_back(connection, last)
+
+    def take_back(self, rater: str, item: str) -> Held:
+        """Take the answer to one item back and put it into the rater's hands again; a second time changes nothing."""
+        with self._write() as connection:
+            given = _given(connection, rater, item)
+            last = connection.execute(LATEST, {"item": item, "rater": rater}).one_or_none()
+            return handed(connection, given) if last is None or not last.standing else self._take_back(connection, last)
 
     def skip(self, rater: str, item: str, reason: str) -> None:
         """Give an item back for good: it is never offered to this rater again. An answer that stands is kept."""
@@ -158,11 +204,13 @@ class Desk:
             connection.execute(row.on_conflict_do_update(index_elements=["item_id", "rater_id"], set_=again))
 
     def recent(self, rater: str, limit: int = 20) -> list[Recent]:
-        """The rater's own standing answers, newest first."""
+        """The rater's own standing answers, newest first; of a conversation its last choice."""
         mine = select(answers).where(*_own(rater))
         with read(self._engine) as connection:
             found = connection.execute(mine.order_by(answers.c.n.desc()).limit(limit)).all()
-            return [recent_answer(connection, row) for row in found]
+            given = [recent_answer(connection, row) for row in found]
+            talks = recent_conversations(connection, rater, limit)
+        return sorted([*given, *talks], key=lambda one: one.created, reverse=True)[:limit] if talks else given
 
     def offers(self, rater: str) -> list[Offer]:
         """The batches open to the rater, and what there is to do in each: for the home page."""
@@ -201,9 +249,18 @@ class Desk:
             given = _given(connection, rater, lease.item_id)
             if self._renewed(connection, given, at) is not None:
                 return handed(connection, _given(connection, rater, lease.item_id))
-            keys = {"item": lease.item_id, "rater": rater}
-            connection.execute(SET_LEASE, keys | {"new_state": "lapsed", "new_until": lease.until})
+            self._lapse(connection, lease)
         return None
+
+    def _lapse(self, connection: Connection, lease: Row[Any]) -> None:
+        keys = {"item": lease.item_id, "rater": lease.rater_id}
+        connection.execute(SET_LEASE, keys | {"new_state": "lapsed", "new_until": lease.until})
+
+    def _take_back(self, connection: Connection, answer: Row[Any]) -> Held:
+        rater, item = answer.rater_id, answer.item_id
+        reopen(connection, answer, _given(connection, rater, item), self._clock())
+        announce(connection, "label.retracted", **told(rater, saved(answer, again=True)))
+        return handed(connection, _given(connection, rater, item))
 
     def _renewed(self, connection: Connection, given: Row[Any], at: float) -> float | None:
         if given.state in FINAL:
@@ -227,25 +284,6 @@ def _given(connection: Connection, rater: str, item: str) -> Row[Any]:
     if row is None:
         raise StudioError(f"The item '{item}' was not given to you: ask for the next one", 404)
     return row
-
-
-def _announce(connection: Connection, rater: str, made: Saved) -> None:
-    if made.again:
-        return
-    announce(connection, "label.saved" if made.revision == 1 else "label.revised", **_told(rater, made))
-    if made.revision == 1 and made.role == "wanted" and not connection.scalar(ANY_LEFT, {"batch": made.batch}):
-        announce(connection, "batch.finished", batch=made.batch)
-
-
-def _told(rater: str, made: Saved) -> dict[str, Any]:
-    return {
-        "answer": made.id,
-        "batch": made.batch,
-        "item": made.item,
-        "labels": made.labels,
-        "rater": rater,
-        "revision": made.revision,
-    }
 
 
 def _remark(connection: Connection, user: str, item: str, kind: str, text: str) -> None:

@@ -73,6 +73,9 @@ REPEATS = (
     .limit(REPEATABLE)
 )
 LEFT = select(func.count()).where(work_items.c.batch_id == BATCH, work_items.c.open == true())
+AT_WORK = select(func.count(leases.c.rater_id.distinct())).where(
+    leases.c.batch_id == BATCH, leases.c.state == "held", leases.c.until > NOW
+)
 ANY_LEFT = select(work_items.c.n).where(work_items.c.batch_id == BATCH, work_items.c.open == true()).limit(1)
 SOONEST = (
     select(func.min(leases.c.until))

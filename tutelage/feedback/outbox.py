@@ -12,7 +12,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from sqlalchemy import Connection, Row, delete, func, select, update
@@ -31,6 +31,7 @@ DELAYS = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
 JITTER = 0.1  # of a delay, either way, so that a receiver that comes back is not met by all of them at once
 CLAIM_SECONDS = 60.0  # longer than an attempt may take
 KEPT_SECONDS = 30 * 86_400.0  # of the log
+MOST_ATTEMPTS = 50  # of a delivery's log; replays can make more than there are delays
 LONGEST_WAIT = 86_400.0  # seconds that a receiver's Retry-After may ask for
 SECRET_BYTES = 32
 Delivered = Literal["delivered", "waiting", "given up"]
@@ -77,6 +78,17 @@ class Webhook:
 
 
 @dataclass(frozen=True)
+class Attempt:
+    """One try to deliver."""
+
+    at: float
+    """Seconds since 1970."""
+    status: int | None
+    """HTTP status of the answer; None where there was none."""
+    error: str
+
+
+@dataclass(frozen=True)
 class Delivery:
     """One event to one webhook: a line of the log."""
 
@@ -92,6 +104,8 @@ class Delivery:
     status: int | None
     """HTTP status of the last answer; None where there was none."""
     error: str
+    history: tuple[Attempt, ...]
+    """The latest attempts, up to 50, the oldest first."""
 
 
 @dataclass(frozen=True)
@@ -202,9 +216,13 @@ class Outbox:
             if status != 410 and parcel.attempts < len(DELAYS):
                 delay = DELAYS[parcel.attempts] * random.uniform(1 - JITTER, 1 + JITTER)
                 due = self._clock() + max(delay, min(wait or 0.0, LONGEST_WAIT))
-        values = {"attempts": parcel.attempts + 1, "status": status, "error": error[:500], "due": due}
+        made = Attempt(self._clock(), status, error[:500])
+        values = {"attempts": parcel.attempts + 1, "status": status, "error": made.error, "due": due}
+        this = deliveries.c.id == parcel.id
         with write(self._engine) as connection:
-            connection.execute(update(deliveries).where(deliveries.c.id == parcel.id).values(**values))
+            before = json.loads(connection.scalar(select(deliveries.c.history).where(this)) or "[]")
+            values["history"] = json.dumps([*before, asdict(made)][-MOST_ATTEMPTS:])
+            connection.execute(update(deliveries).where(this).values(**values))
             if status == 410:
                 self._turn_off(connection, parcel.webhook)
                 record(connection, None, "remove-webhook", parcel.webhook, reason="it answered 410 Gone")
@@ -232,4 +250,6 @@ def _webhook(row: Row[Any]) -> Webhook:
 def _delivery(row: Row[Any]) -> Delivery:
     taken = row.status is not None and 200 <= row.status < 300
     state: Delivered = "waiting" if row.due is not None else "delivered" if taken else "given up"
-    return Delivery(row.id, row.webhook_id, row.event, row.created, row.attempts, state, row.due, row.status, row.error)
+    tried = tuple(Attempt(**one) for one in json.loads(row.history or "[]"))
+    told = (row.attempts, state, row.due, row.status, row.error, tried)
+    return Delivery(row.id, row.webhook_id, row.event, row.created, *told)

@@ -6,18 +6,20 @@ Here, and only here, a completion comes with where it is from: nothing of this m
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, func, select, true
 
 from tutelage.errors import StudioError
 from tutelage.feedback import rows
-from tutelage.feedback.answering import ANSWER, score
+from tutelage.feedback.answering import ANSWER
+from tutelage.feedback.choices import choices
 from tutelage.feedback.database import read
+from tutelage.feedback.effort import Work, daily_of, work_of
 from tutelage.feedback.store import Store
 from tutelage.feedback.work import TAKES, Arm, BatchSpec, Kind, Ranked, Rated, Standing, Written
-from tutelage.feedback.work_tables import answers, batches, leases, remarks, work_items
+from tutelage.feedback.work_tables import answers, batches, remarks, work_items
 from tutelage.records import Completion, Prompt
 
 RemarkKind = Literal["skip", "flag", "comment"]
@@ -79,25 +81,6 @@ class Split:
     adjudicated: bool
 
 
-@dataclass
-class Work:
-    """What one rater has done, of a batch or of all."""
-
-    answered: int = 0
-    """Answers that stand, checks left out."""
-    extra: int = 0
-    """Of these, those that came late."""
-    skipped: int = 0
-    changed: int = 0
-    """Answers that replaced an earlier one."""
-    seconds: list[float] = field(default_factory=list)
-    """Of each answer whose time is known."""
-    gold: list[float] = field(default_factory=list)
-    """How right each answer to a gold item was, 0 to 1."""
-    repeats: list[float] = field(default_factory=list)
-    """How alike each answer to a repeat was to the first one, 0 to 1."""
-
-
 class Oversight:
     """Reads the work of a store for those who lead. Safe to share between threads and processes."""
 
@@ -106,32 +89,13 @@ class Oversight:
 
     def work(self, batch: str | None = None) -> dict[str, Work]:
         """What everybody has done, by rater's id: in a batch, or in all."""
-        a, w = answers.c, work_items.c
-        query = (
-            select(answers, w.purpose, w.repeat_of).join(work_items, w.id == a.item_id).where(a.role != "adjudication")
-        )
-        skips = select(leases.c.rater_id, func.count()).where(leases.c.state == "skipped").group_by(leases.c.rater_id)
-        if batch is not None:
-            query, skips = query.where(a.batch_id == batch), skips.where(leases.c.batch_id == batch)
-        made: dict[str, Work] = defaultdict(Work)
         with read(self._engine) as connection:
-            found = connection.execute(query.where(a.standing == true()).order_by(a.n)).all()
-            for rater, skipped in connection.execute(skips):
-                made[rater].skipped = skipped
-        first = {(row.rater_id, row.item_id): row.body for row in found}
-        for row in found:
-            _add(made[row.rater_id], row, first.get((row.rater_id, row.repeat_of)))
-        return dict(made)
+            return work_of(connection, batch)
 
     def daily(self, days: int, batch: str | None = None) -> dict[str, int]:
         """How many answers were stored each day (UTC, ISO 8601) that had any, the latest `days` of these, in order."""
-        day = func.substr(answers.c.created, 1, 10)
-        query = select(day, func.count()).where(answers.c.role != "adjudication").group_by(day)
-        if batch is not None:
-            query = query.where(answers.c.batch_id == batch)
         with read(self._engine) as connection:
-            found = connection.execute(query.order_by(day.desc()).limit(days)).all()
-        return {str(date): int(count) for date, count in reversed(found)}
+            return daily_of(connection, days, batch)
 
     def arms(self, batch: str) -> dict[Arm, tuple[int, int]]:
         """Of a batch's items, checks left out: how many came by each arm, and how many of these are finished."""
@@ -159,7 +123,8 @@ class Oversight:
         """Ids of the records that a batch's standing answers are."""
         query = select(answers.c.labels).where(answers.c.batch_id == batch, answers.c.standing == true())
         with read(self._engine) as connection:
-            return {label for (ids,) in connection.execute(query) for label in json.loads(ids)}
+            talked = {row.id for row in choices(connection, work_items.c.batch_id == batch)}
+            return talked | {label for (ids,) in connection.execute(query) for label in json.loads(ids)}
 
     def periods(self) -> dict[str, str]:
         """The batch, by name and in the order they were opened, of the labels of the kind of work that gave most.
@@ -176,6 +141,7 @@ class Oversight:
         with read(self._engine) as connection:
             for ids, name, spec in connection.execute(query):
                 made[BatchSpec.model_validate_json(spec).kind] |= dict.fromkeys(json.loads(ids), name)
+            made["chat"] = {row.id: row.name for row in choices(connection)}
         ranked = [labels for kind, labels in made.items() if TAKES[kind] == "ranked"]
         return max(ranked, key=len, default={})
 
@@ -236,20 +202,6 @@ class Oversight:
         """Prompts by id."""
         with read(self._engine) as connection:
             return rows.load_prompts(connection, set(ids))
-
-
-def _add(work: Work, row: Row[Any], first: str | None) -> None:
-    """Count one standing answer; `first` is what the rater had said of the item that this one repeats."""
-    if row.purpose == "gold":
-        work.gold += [] if row.score is None else [row.score]
-    elif row.purpose == "repeat":
-        again = None if first is None else score(ANSWER.validate_json(first), ANSWER.validate_json(row.body))
-        work.repeats += [] if again is None else [again]
-    else:
-        work.answered += 1
-        work.extra += row.role == "extra"
-        work.changed += row.revision > 1
-        work.seconds += [] if row.seconds is None else [row.seconds]
 
 
 def _completions(connection: Connection, ids: Sequence[str]) -> tuple[Completion, ...]:

@@ -110,6 +110,7 @@ deliveries = Table(
     Column("due", Double),  # when to try next; null: delivered or given up
     Column("status", Integer),  # of the last answer
     Column("error", String, nullable=False),
+    Column("history", Text),  # a JSON list: the latest attempts with what became of them; null before the first
     Index("ix_deliveries_due", "due"),
     sqlite_autoincrement=True,
 )

@@ -36,6 +36,7 @@ def handed(connection: Connection, given: Row[Any], *, fresh: bool = False) -> H
         draft=None if fresh else connection.scalar(DRAFT, keys),
         answer=None if latest is None else by_place(ANSWER.validate_json(latest.body), shown),
         revision=0 if latest is None else latest.revision,
+        standing=latest is not None and latest.standing,
     )
 
 
@@ -53,6 +54,7 @@ def recent_answer(connection: Connection, row: Row[Any]) -> Recent:
         texts=texts,
         answer=by_place(ANSWER.validate_json(row.body), shown),
         revision=row.revision,
+        turns=0,
         seconds=row.seconds,
         created=row.created,
     )

@@ -24,7 +24,7 @@ from tutelage.feedback.rows import Storable
 from tutelage.records import Annotator, Comparison, Demonstration, Prompt, Rating, Split, now
 
 Labelled = Literal["demonstrations", "comparisons", "ratings"]
-Trainable = Literal["prompts", "demonstrations", "comparisons"]
+Trainable = Literal["prompts", "demonstrations", "comparisons", "ratings"]
 Kind = Literal["prompts", "completions", "demonstrations", "comparisons", "ratings", "annotators"]
 Built = TypeVar("Built")
 Build = Callable[[Connection, Sequence[Row[Any]]], list[Built]]
@@ -116,11 +116,14 @@ class Store:
             where.append(tables.prompts.c.id.in_(about) if ranked else tables.prompts.c.id.not_in(about))
         return self._stream(tables.prompts, rows.build_prompts, where)
 
-    def asked(self, kind: Trainable, split: Split) -> Iterator[tuple[int, Prompt]]:
-        """Stream the row number and the prompt of every record of a kind and split, in the order they were added."""
+    def asked(self, kind: Trainable, split: Split, *which: ColumnElement[bool]) -> Iterator[tuple[int, Prompt]]:
+        """Stream the row number and the prompt of every record of a kind and split, in the order they were added.
+
+        `which`: further conditions on its table, such as `arms.of_arm`.
+        """
         table = tables.metadata.tables[kind]
         build = rows.build_numbered if table is tables.prompts else rows.build_asked
-        return self._stream(table, build, [table.c.split == split])
+        return self._stream(table, build, [table.c.split == split, *which])
 
     def comparisons_at(self, numbers: Sequence[int]) -> list[Comparison]:
         """The comparisons with these row numbers, in the order asked for, taken back since or not.
@@ -133,15 +136,24 @@ class Store:
         """The demonstrations with these row numbers, as `comparisons_at` gives its."""
         return self._at(tables.demonstrations, rows.build_demonstrations, numbers)
 
+    def ratings_at(self, numbers: Sequence[int]) -> list[Rating]:
+        """The ratings with these row numbers, as `comparisons_at` gives its."""
+        return self._at(tables.ratings, rows.build_ratings, numbers)
+
     def prompts_at(self, numbers: Sequence[int]) -> list[Prompt]:
         """The prompts with these row numbers, as `comparisons_at` gives its."""
         return self._at(tables.prompts, rows.build_prompts, numbers)
 
-    def labelled_by(self, kind: Labelled, split: Split, last: int) -> list[tuple[Annotator, int]]:
-        """Who made the labels of a kind and split up to row number `last`, and how many each: the busiest first."""
+    def labelled_by(
+        self, kind: Labelled, split: Split, last: int, *which: ColumnElement[bool]
+    ) -> list[tuple[Annotator, int]]:
+        """Who made the labels of a kind and split up to row number `last`, and how many each: the busiest first.
+
+        `which`: as `asked` takes them.
+        """
         table = tables.metadata.tables[kind]
         who, labels = table.c.annotator_id, func.count()
-        query = select(who, labels).where(table.c.split == split, table.c.n <= last).group_by(who)
+        query = select(who, labels).where(table.c.split == split, table.c.n <= last, *which).group_by(who)
         with read(self._engine) as connection:
             found = connection.execute(_standing(query, table).order_by(labels.desc(), who)).all()
             known = rows.load_annotators(connection)

@@ -165,9 +165,11 @@ class Held:
     draft: str | None
     """What `draft` kept last, as JSON."""
     answer: Ranked | Rated | Written | None
-    """The rater's own standing answer, when there is one, with ranks by place as it was shown to them."""
+    """What the rater answered last, when they have, with ranks by place as it was shown to them."""
     revision: int
     """Of that answer; 0 when there is none."""
+    standing: bool
+    """Whether that answer counts: False where there is none, and where it was taken back to be given again."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,10 @@ class Recent:
     messages: tuple[Message, ...]
     texts: tuple[str, ...]
     answer: Ranked | Rated | Written
+    """Of a conversation the last choice, which cannot be changed: what was said after it rests on it."""
     revision: int
+    turns: int
+    """Choices of a conversation; 0 of all other work."""
     seconds: float | None
     created: str
 

@@ -1,5 +1,7 @@
 """The seam between a question with a few possible answers and how likely each answer is: one verb, `choose`.
 
+A question without options is open: the answer is words of the judge's own, as critics and revisers need them.
+
 Implementations: `local.LocalJudge` (any model we load), `endpoint.Endpoint` (any OpenAI-compatible server),
 `scripted.ScriptedJudge` (the fake), and `memory.Remembered`, which asks one of them nothing twice.
 
@@ -19,9 +21,11 @@ class Ask:
 
     messages: tuple[Message, ...]
     options: tuple[str, ...]
-    """What it may answer; no two alike."""
+    """What it may answer; no two alike. None of them: an open question."""
     texts: tuple[str, ...]
     """The texts judged, in the order shown: for the fake, and for people who read along. Real judges see `messages`."""
+    room: int = 0
+    """The most tokens of the answer to an open question; the judge's own limit holds for all others."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Reply:
     """What a judge said."""
 
     probabilities: tuple[float, ...] | None
-    """Of each option, summing to 1; None when it was not judged."""
+    """Of each option, summing to 1; empty where an open question was answered; None when it was not judged."""
     reason: str = ""
     """Why it was not judged: a kind, and after a colon the details. Empty when it was."""
     mass: float = 1.0
@@ -49,6 +53,8 @@ class Reply:
     """From token probabilities. False: the answer was read as text and is taken as certain."""
     said: str = ""
     """The answer's text, where there is one."""
+    cut: bool = False
+    """The answer to an open question ran into its limit."""
     usage: Usage = Usage()
     final: bool = True
     """Whether asking again would bring nothing new; an endpoint that could not be reached is asked again."""

@@ -11,6 +11,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, islice
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
@@ -35,6 +36,8 @@ class JudgeConfig(Section):
     """What the better answer is: helpful, harmless, summary, or a Markdown file of your own."""
     least_mass: float = Field(default=0.02, ge=0, le=1)
     """A judge whose answer is one of the options with less than this probability has not judged."""
+    ungraded: Literal["stop", "lowest"] = "stop"
+    """Where a judge is the reward: what it does not grade ends the run, or gets the lowest grade."""
     endpoint: EndpointConfig = EndpointConfig()
 
 
@@ -137,18 +140,30 @@ def judge_pairs(
     Once `going` says no, nothing new is asked; what was already asked is waited for, and pairs that were answered by
     the whole panel are yielded. Raises DataError for a question that is no pair, JudgeError when a judge cannot answer.
     """
-    source = iter(questions)
+    posed = ((question, rubric) for question in questions)
+    return (judged for _, judged in judge_posed(posed, panel, least_mass=least_mass, going=going))
+
+
+def judge_posed(
+    posed: Iterable[tuple[Question, Rubric]], panel: Sequence[Judge], *, least_mass: float, going: Callable[[], bool]
+) -> Iterator[tuple[int, Judged]]:
+    """`judge_pairs` with a rubric for each pair; yields each with its place among those posed."""
+    source, before = iter(posed), 0
     while going() and (chunk := list(islice(source, TOGETHER))):
-        asks = [ask for question in chunk for ask in _both_orders(rubric, question)]
-        heard = [dict(judge.choose(_while(asks, going))) for judge in panel[:-1]]
+        asks = [ask for question, rubric in chunk for ask in _both_orders(rubric, question)]
+        heard = [dict(judge.choose(as_long_as(going, asks))) for judge in panel[:-1]]
         last: dict[int, Reply] = {}
-        for place, reply in panel[-1].choose(_while(asks, going)):
+        for place, reply in panel[-1].choose(as_long_as(going, asks)):
             last[place] = reply
             i = place // 2
             both = [(said[2 * i], said[2 * i + 1]) for said in (*heard, last) if {2 * i, 2 * i + 1} <= said.keys()]
             if len(both) == len(panel):
                 verdicts = [_verdict(j.name, *r, least_mass) for j, r in zip(panel, both, strict=True)]
-                yield Judged(chunk[i], tuple(verdicts), _sum(one.usage for pair in both for one in pair))
+                yield (
+                    before + i,
+                    Judged(chunk[i][0], tuple(verdicts), summed(one.usage for pair in both for one in pair)),
+                )
+        before += len(chunk)
 
 
 def annotator_of(panel: Sequence[Judge], rubric: Rubric) -> Annotator:
@@ -192,7 +207,8 @@ def _both_orders(rubric: Rubric, question: Question) -> tuple[Ask, Ask]:
     return pair_ask(rubric, question.prompt, a, b), pair_ask(rubric, question.prompt, b, a)
 
 
-def _while(asks: Iterable[Ask], going: Callable[[], bool]) -> Iterator[Ask]:
+def as_long_as(going: Callable[[], bool], asks: Iterable[Ask]) -> Iterator[Ask]:
+    """The questions until `going` says no."""
     for ask in asks:
         if not going():
             return
@@ -218,6 +234,7 @@ def heard(reply: Reply, least_mass: float) -> tuple[tuple[float, ...] | None, st
     return reply.probabilities, reply.reason
 
 
-def _sum(usages: Iterable[Usage]) -> Usage:
+def summed(usages: Iterable[Usage]) -> Usage:
+    """What several answers cost together."""
     found = list(usages)
     return Usage(sum(u.calls for u in found), sum(u.read for u in found), sum(u.written for u in found))

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from tutelage.judge.asking import Reply, Usage
-from tutelage.judge.verdict import SHOWN, of_text, of_tokens
+from tutelage.judge.verdict import SHOWN, of_text, of_tokens, of_words
 
 Body = dict[str, Any]
 Logprob = Annotated[float, Field(le=1e-3)]  # a little above 0 is rounding
@@ -69,6 +69,8 @@ class ChatCompletion(Part):
 def read_body(content: bytes, options: tuple[str, ...]) -> Reply:
     """The verdict in a response: soft where there are token probabilities, else read, else not judged and why.
 
+    Without options, the words as they stand.
+
     Raises pydantic.ValidationError when it is no chat completion.
     """
     body = ChatCompletion.model_validate_json(content)
@@ -78,6 +80,8 @@ def read_body(content: bytes, options: tuple[str, ...]) -> Reply:
         why = choice.message.refusal or "the server's content filter"
         return Reply(None, reason=f"refusal: {why[:SHOWN]!r}", said=why, usage=usage)
     text = choice.message.content or ""
+    if not options:
+        return of_words(text, cut=choice.finish_reason == "length", usage=usage)
     tokens = choice.logprobs.content if choice.logprobs else None
     written = [
         (one.token, {a.token: math.exp(a.logprob) for a in (*one.top_logprobs, one)})

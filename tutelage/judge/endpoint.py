@@ -173,11 +173,12 @@ class Endpoint:
 
     def _body(self, ask: Ask, unwanted: frozenset[str]) -> Body:
         turns = [{"role": message.role, "content": message.content} for message in ask.messages]
-        wanted: Body = {"max_tokens": self.config.max_tokens, "temperature": 0}
-        if self.config.top_logprobs:
+        room = self.config.max_tokens if ask.options else ask.room
+        wanted: Body = {"max_tokens": room, "temperature": 0}
+        if self.config.top_logprobs and ask.options:
             wanted |= {"logprobs": True, "top_logprobs": self.config.top_logprobs}
         if "max_tokens" in unwanted:
-            wanted["max_completion_tokens"] = self.config.max_tokens
+            wanted["max_completion_tokens"] = room
         return {"model": self.name, "messages": turns} | {k: v for k, v in wanted.items() if k not in unwanted}
 
     def _learn(self, complaint: str, sent: frozenset[str]) -> bool:

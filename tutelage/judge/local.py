@@ -1,21 +1,24 @@
-"""A judge on this machine: any causal language model we load. Every answer is a soft label.
+"""A judge on this machine: any causal language model we load. Every answer is a soft label, or words of its own.
 
 The probability of an option is that of its tokens as the model's reply, over the options' sum (Lee et al. 2023, section
 2.1). Where an option begins another ("1" and "10", two tokens), the longer one's probability is taken off the
-shorter's. A model without a chat template reads the question as text that ends in "Answer:".
+shorter's. A model without a chat template reads the question as text that ends in "Answer:". Open questions are
+answered by the likeliest token at a time.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
 import torch
 
 from tutelage.errors import DataError, ModelError
 from tutelage.judge.asking import Ask, Reply, Usage
+from tutelage.judge.verdict import of_words
 from tutelage.model.batch import Batch, Packed, cut
 from tutelage.model.causal import Model, fingerprint
 from tutelage.model.heads import Policy
 from tutelage.records import Message, Prompt
+from tutelage.sample.sampler import Sampler, SamplingParams
 
 TOGETHER = 16  # questions taken at a time
 MICRO_TOKENS = 4096  # of one forward pass
@@ -25,8 +28,9 @@ Tokens = tuple[int, ...]
 class LocalJudge:
     """A judge over a model of ours."""
 
-    def __init__(self, model: Model) -> None:
-        self.model, self.name = model, model.name
+    def __init__(self, model: Model, sampler: Sampler | None = None) -> None:
+        """`sampler` writes the answers to open questions; without it they are not judged."""
+        self.model, self.name, self.sampler = model, model.name, sampler
         self.policy = Policy(model.decoder)
         try:
             model.tokenizer.prompt(Prompt.user("?"))
@@ -46,7 +50,10 @@ class LocalJudge:
                     prompts[place] = self._prompt(ask)
                 except DataError as error:
                     yield place, Reply(None, reason=f"not for this model: {error}")
-            asked = [(place, ask) for place, ask in part if place in prompts]
+            yield from self._write(
+                [(place, ask) for place, ask in part if place in prompts and not ask.options], prompts
+            )
+            asked = [(place, ask) for place, ask in part if place in prompts and ask.options]
             asked.sort(key=lambda one: len(prompts[one[0]]))
             for group in cut([len(prompts[place]) for place, _ in asked], MICRO_TOKENS):
                 rows = [asked[i] for i in group]
@@ -57,10 +64,24 @@ class LocalJudge:
         tokenizer, context = self.model.tokenizer, self.model.decoder.config.context
         prompt = Prompt(messages=ask.messages) if self.chats else Prompt.text(_as_text(ask.messages))
         tokens = tuple(tokenizer.prompt(prompt))
-        room = max(len(option) for option in self._options(ask))
+        room = max((len(option) for option in self._options(ask)), default=ask.room)
         if len(tokens) + room > context:
             raise DataError(f"a question of {len(tokens)} tokens does not fit its context of {context}")
         return tokens
+
+    def _write(self, asked: list[tuple[int, Ask]], prompts: Mapping[int, Tokens]) -> Iterator[tuple[int, Reply]]:
+        """Open questions, those with room for as many tokens together."""
+        for room in sorted({ask.room for _, ask in asked}):
+            places = [place for place, ask in asked if ask.room == room]
+            if self.sampler is None:
+                yield from ((place, Reply(None, reason="not for this model: it has no sampler")) for place in places)
+                continue
+            params = SamplingParams(max_tokens=room, temperature=0)
+            written = self.sampler.generate([prompts[place] for place in places], params, seed=0)
+            for place, one in zip(places, written, strict=True):
+                usage = Usage(calls=1, read=len(prompts[place]), written=len(one.tokens))
+                text = self.model.tokenizer.decode(one.tokens)
+                yield place, of_words(text, cut=one.finish == "length", usage=usage)
 
     def _options(self, ask: Ask) -> list[Tokens]:
         before = "" if self.chats else " "

@@ -125,7 +125,8 @@ class Remembered:
     def key(self, ask: Ask) -> str:
         """A hash of all that the answer depends on."""
         spoken = (part for message in ask.messages for part in (message.role, message.content))
-        return content_id("ask", self.identity, *spoken, "options", *ask.options)
+        answers = ask.options or ("words", str(ask.room))
+        return content_id("ask", self.identity, *spoken, "options", *answers)
 
     def choose(self, asks: Iterable[Ask]) -> Iterator[tuple[int, Reply]]:
         """See `Judge.choose`. A reply is on the disk before it is yielded."""

@@ -64,7 +64,7 @@ def pair_ask(rubric: Rubric, prompt: Prompt, first: str, second: str) -> Ask:
         "first": marked("answer-A", key, first),
         "second": marked("answer-B", key, second),
     }
-    return Ask((Message(role="user", content=_fill("pair", filled)),), LETTERS, (first, second))
+    return Ask((Message(role="user", content=fill("pair", filled)),), LETTERS, (first, second))
 
 
 def score_ask(rubric: Rubric, prompt: Prompt, text: str) -> Ask:
@@ -76,7 +76,7 @@ def score_ask(rubric: Rubric, prompt: Prompt, text: str) -> Ask:
         "conversation": marked("conversation", key, spoken),
         "answer": marked("answer", key, text),
     }
-    return Ask((Message(role="user", content=_fill("score", filled)),), SCORES, (text,))
+    return Ask((Message(role="user", content=fill("score", filled)),), SCORES, (text,))
 
 
 def conversation(prompt: Prompt) -> str:
@@ -91,7 +91,7 @@ def marked(name: str, key: str, text: str) -> str:
     return f"<{name}-{key}>\n{text}\n</{name}-{key}>"
 
 
-def _fill(frame: str, values: Mapping[str, str]) -> str:
+def fill(frame: str, values: Mapping[str, str]) -> str:
     """All places filled in one pass: a text that holds the name of a place stays as it is."""
     return PLACE.sub(lambda found: values[found[1]], _frame(frame))
 

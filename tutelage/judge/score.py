@@ -6,6 +6,7 @@ token probabilities, so it tells answers apart that would get the same number. I
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from tutelage.errors import JudgeError
 from tutelage.judge.asking import Judge
@@ -20,13 +21,15 @@ LOWEST, HIGHEST = int(SCORES[0]), int(SCORES[-1])
 class ScoreReward:
     """The reward of an answer: `reward(prompt, text)`, or of many at once, which is far faster: `rewards`.
 
-    Raises JudgeError when the judge does not grade an answer: a guess would be learned from.
+    Raises JudgeError when the judge does not grade an answer (a guess would be learned from) or cannot be reached.
     """
 
     judge: Judge
     rubric: Rubric
     least_mass: float = JudgeConfig().least_mass
     """A judge that names one of the numbers with less than this probability has not graded."""
+    ungraded: Literal["stop", "lowest"] = "stop"
+    """An answer that the judge does not grade is an error, or gets the lowest grade: never a guess between."""
 
     def __call__(self, prompt: Prompt, text: str) -> float:
         """From -1 (a certain 1) to 1 (a certain 10)."""
@@ -38,10 +41,13 @@ class ScoreReward:
         found = []
         for place in range(len(answers)):
             probabilities, reason = heard(replies[place], self.least_mass)
+            if probabilities is None and self.ungraded == "lowest" and replies[place].final:
+                found.append(-1.0)
+                continue
             if probabilities is None:
                 raise JudgeError(
                     f"{self.judge.name} did not grade answer {place + 1} of {len(answers)}: {reason}. Use another "
-                    "judge, or lower judge.least_mass"
+                    "judge, lower judge.least_mass, or set judge.ungraded to 'lowest'"
                 )
             found.append(scaled(expected(probabilities)))
         return found

@@ -39,6 +39,14 @@ def of_text(text: str, options: Sequence[str], usage: Usage) -> Reply:
     return Reply(certain, soft=False, said=text, usage=usage)
 
 
+def of_words(text: str, *, cut: bool, usage: Usage) -> Reply:
+    """The answer to an open question: the words without white space around them. None is not judged."""
+    words = text.strip()
+    if not words:
+        return Reply(None, reason="empty answer", usage=usage)
+    return Reply((), soft=False, said=words, cut=cut, usage=usage)
+
+
 def unread(text: str) -> str:
     """Why an answer is none of the options."""
     kind = "refusal" if REFUSAL.search(text) else "malformed answer"

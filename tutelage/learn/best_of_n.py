@@ -26,6 +26,7 @@ from tutelage.learn.rollout import (
     EndRule,
     Networks,
     RewardFunction,
+    RewardSource,
     Rollout,
     Shaping,
     end_scores,
@@ -51,8 +52,8 @@ class RaftConfig(Section):
 
     rounds: Annotated[int, Field(ge=1)] = 4
     """Rounds of sampling, keeping and training."""
-    reward: Literal["model", "rules", "both"] = "model"
-    """What gives the scores: a reward run, the `rules` section, or the sum of both."""
+    reward: RewardSource = "model"
+    """A reward run; the `rules` section; both summed; a reward run plus the `propositions`; or an AI judge's grade."""
     prompts: Annotated[int, Field(ge=1)] = 64
     """Prompts of each round."""
     samples: Annotated[int, Field(ge=2)] = 8

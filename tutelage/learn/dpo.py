@@ -12,10 +12,10 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from tutelage.config import Section, Seed
@@ -23,7 +23,7 @@ from tutelage.errors import Interrupted, TrainingError
 from tutelage.learn.kto import Opinion, Opinions, kto_loss, reference_point
 from tutelage.learn.learner import Learner, OptimizerConfig, Part, prefixed
 from tutelage.learn.preference import Preference, Preferences, means, preference_loss
-from tutelage.learn.preference_losses import DPO, KTO, Loss, needs_reference
+from tutelage.learn.preference_losses import DPO, KTO, Loss, needs_reference, takes_targets
 from tutelage.learn.reference import check_source, reference_logprobs
 from tutelage.model.adapters import Full, Train, branch, merge, trainable
 from tutelage.model.batch import cut, gather, pick
@@ -59,6 +59,8 @@ class DPOConfig(Section):
     """Longest prompt and completion together, in tokens."""
     loss: Loss = DPO()
     """What is minimised."""
+    targets: Literal["none", "annotators"] = "none"
+    """`annotators`: pairs get as soft target what all votes on them say together, by how reliable each rater is."""
     sft_weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the best completion's negative log-likelihood, in nats per token (Pang et al. 2024)."""
     online: Online = Online()
@@ -75,6 +77,15 @@ class DPOConfig(Section):
     """Steps between checkpoints."""
     seed: Seed = 0
     """Draws the order of the data, LoRA's first matrices, KTO's mismatched pairs and online samples."""
+
+    @model_validator(mode="after")
+    def _targets_have_a_meaning(self) -> Self:
+        if self.targets != "none" and not takes_targets(self.loss):
+            loss = f"loss '{self.loss.kind}'" + (" of ratings" if isinstance(self.loss, KTO) else "")
+            raise ValueError(
+                f"targets '{self.targets}' are soft and of pairs, which {loss} cannot use: set it to 'none'"
+            )
+        return self
 
 
 class DPOState:

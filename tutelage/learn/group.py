@@ -51,8 +51,6 @@ from tutelage.sample.sampler import Sampler
 class GroupConfig(OnlineConfig):
     """Policy gradients without a critic."""
 
-    reward: Literal["model", "rules", "both"] = "model"
-    """What gives the scores: a reward run, the `rules` section, or the sum of both."""
     advantage: Advantage = Rloo()
     """What is subtracted from a response's reward, and what the difference is divided by."""
     group_size: Annotated[int, Field(ge=1)] = 4
@@ -224,7 +222,7 @@ def optimise(t: GroupState, rollout: Rollout, run: Run) -> bool:
     chosen, shaped = t.trained(rollout), t.shaped(rollout)
     plan = minibatch_plan(config, t.step, len(chosen))
     for places in plan[t.place :]:
-        rows = [chosen[i] for i in places]
+        rows = sorted(chosen[i] for i in places)  # a prompt's responses side by side read it once
         parts = cut([len(shaped.sequences[i]) for i in rows], config.micro_tokens)
         minibatches = [shaped.take([rows[i] for i in part]) for part in parts]
         units = sum(m.units for m in minibatches)

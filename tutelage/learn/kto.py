@@ -10,18 +10,20 @@ optimization, section 4).
 Legend: N completions, M completion tokens.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tutelage.feedback.formats.trl import MIDDLE
-from tutelage.learn.preference import Preference
+from tutelage.learn.preference import Preference, beats
 from tutelage.learn.preference_losses import KTO, implicit_reward
 from tutelage.learn.reward import right
 from tutelage.learn.rollout import response_batch
-from tutelage.model.batch import Batch
+from tutelage.model.batch import Batch, Lazy, gather
 from tutelage.model.chat import Tokenizer
 from tutelage.model.heads import Policy
 from tutelage.model.maths import segment_sum
@@ -72,33 +74,65 @@ def rated(rating: Rating, tokenizer: Tokenizer, max_tokens: int) -> list[Judged]
     return [Judged(example.tokens, len(tokenizer.prompt(rating.prompt)), float(rating.score > MIDDLE))]
 
 
-def split(preference: Preference) -> list[Judged]:
-    """A comparison's completions one by one: liked when they won more often than they lost, disliked the other way.
+def likings(ranks: Sequence[int], target: float | None, pair_targets: Sequence[float] | None) -> list[float]:
+    """How probably each of K compared completions is liked: 1 when it won more often than it lost, 0 the other way.
 
-    One that won as often as it lost is left out. A soft target of a pair is the probability that its first is liked.
+    With soft targets, the mean probability that it is better than another: of a pair, the target. 1/2 says nothing.
     """
-    ranks, target = preference.ranking.ranks, preference.ranking.target
-    likings: list[float | None]
-    if target is not None:
-        likings = [None, None] if target == 0.5 else [target, 1 - target]
-    else:
-        won = [sum(r < other for other in ranks) - sum(r > other for other in ranks) for r in ranks]
-        likings = [None if w == 0 else float(w > 0) for w in won]
-    rows = zip(preference.sequences, likings, strict=True)
-    return [Judged(s, preference.prompt, liking) for s, liking in rows if liking is not None]
+    others = (beats(ranks, target, pair_targets).sum(1) - 0.5) / (len(ranks) - 1)
+    soft = target is not None or pair_targets is not None
+    return others.tolist() if soft else ((torch.sign(others - 0.5) + 1) / 2).tolist()
 
 
-def opinions(judged: Iterable[Judged], seed: int, max_tokens: int) -> list[Opinion]:
-    """Give each prompt a mismatched completion: the next one's in a random order drawn by the seed."""
-    rows = list(judged)
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
-    other = dict(zip(order, [*order[1:], *order[:1]], strict=True))
-    found = []
-    for i, one in enumerate(rows):
-        next_one = rows[other[i]]
-        stranger = one.sequence[: one.prompt] + next_one.sequence[next_one.prompt :]
-        found.append(Opinion(one, stranger[:max_tokens]))
-    return found
+def split(preference: Preference) -> list[Judged]:
+    """A comparison's completions one by one; those of which it says nothing are left out."""
+    r = preference.ranking
+    rows = zip(preference.sequences, likings(r.ranks, r.target, r.pair_targets), strict=True)
+    return [Judged(s, preference.prompt, liking) for s, liking in rows if liking != 0.5]
+
+
+def opinions(judged: Sequence[Judged], seed: int, max_tokens: int) -> Lazy[Opinion]:
+    """Give each prompt a mismatched completion: the next one's in a random order drawn by the seed.
+
+    Made when asked for: eight bytes an opinion lie in memory, beside what `judged` keeps there.
+    """
+    order = torch.randperm(len(judged), generator=torch.Generator().manual_seed(seed))
+    other = torch.empty_like(order).scatter_(0, order, order.roll(-1))
+
+    def make(places: Sequence[int]) -> list[Opinion]:
+        rows = gather(judged, [*places, *other[list(places)].tolist()])
+        both = zip(rows[: len(places)], rows[len(places) :], strict=True)
+        strangers = [(one, one.sequence[: one.prompt] + two.sequence[two.prompt :]) for one, two in both]
+        return [Opinion(one, stranger[:max_tokens]) for one, stranger in strangers]
+
+    return Lazy(len(judged), make)
+
+
+def one_by_one(counts: NDArray[np.int64], groups: Sequence[Sequence[Judged]]) -> Lazy[Judged]:
+    """What groups of so many hold, one after another; a group is fetched when something of it is asked for."""
+    ends = np.cumsum(counts)
+
+    def make(places: Sequence[int]) -> list[Judged]:
+        group = np.searchsorted(ends, places, side="right")
+        within = np.asarray(places) - (ends - counts)[group]
+        rows = gather(groups, group.tolist())
+        return [row[i] for row, i in zip(rows, within.tolist(), strict=True)]
+
+    return Lazy(int(counts.sum()), make)
+
+
+def chained(parts: Sequence[Sequence[Judged]]) -> Lazy[Judged]:
+    """The items of one sequence after those of another."""
+    starts = np.cumsum([0, *map(len, parts)]).tolist()
+
+    def make(places: Sequence[int]) -> list[Judged]:
+        found: dict[int, Judged] = {}
+        for part, start in zip(parts, starts, strict=False):
+            mine = [p for p in places if start <= p < start + len(part)]
+            found |= zip(mine, gather(part, [p - start for p in mine]), strict=True)
+        return [found[p] for p in places]
+
+    return Lazy(starts[-1], make)
 
 
 @dataclass(frozen=True)

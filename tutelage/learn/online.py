@@ -12,7 +12,7 @@ from tutelage.errors import CheckpointError, ConfigError, TrainingError
 from tutelage.learn.kl import KLConfig, KLController
 from tutelage.learn.learner import Learner, OptimizerConfig
 from tutelage.learn.reward import RewardModel
-from tutelage.learn.rollout import Networks, Rollout, Shaping, end_scores, make_rollout
+from tutelage.learn.rollout import Networks, RewardSource, Rollout, Shaping, end_scores, make_rollout
 from tutelage.model.adapters import Full, Train, merge, trainable
 from tutelage.model.causal import Model, fingerprint, save
 from tutelage.runs import Run, rng_state, set_rng_state
@@ -23,6 +23,8 @@ from tutelage.sample.sampler import Sampler, SamplingParams
 class OnlineConfig(Section):
     """Training on the policy's own samples."""
 
+    reward: RewardSource = "model"
+    """A reward run; the `rules` section; both summed; a reward run plus the `propositions`; or an AI judge's grade."""
     steps: Annotated[int, Field(ge=1)] = 40
     """Rollouts, each followed by its updates."""
     batch_size: Annotated[int, Field(ge=1)] = 64

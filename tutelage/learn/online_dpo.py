@@ -121,7 +121,7 @@ def compare_samples(
 
 def _items(preferences: Sequence[Preference], config: DPOConfig) -> Sequence[Item]:
     if isinstance(config.loss, KTO):
-        return opinions((one for p in preferences for one in split(p)), config.seed, config.max_tokens)
+        return list(opinions([one for p in preferences for one in split(p)], config.seed, config.max_tokens))
     return preferences
 
 

@@ -52,13 +52,33 @@ class Preference:
     @property
     def decides(self) -> bool:
         """Whether it prefers anything."""
-        target = self.ranking.target
-        return len(set(self.ranking.ranks)) > 1 if target is None else target != 0.5
+        r = self.ranking
+        return bool((beats(r.ranks, r.target, r.pair_targets) != 0.5).any())
 
 
-def preference(comparison: Comparison, tokenizer: Tokenizer, max_tokens: int) -> Preference:
-    """A comparison as tokens, each completion after its prompt, cut at `max_tokens`. Raises DataError, as `render`."""
-    return Preference(render(comparison, tokenizer, max_tokens), len(tokenizer.prompt(comparison.prompt)))
+def preference(
+    comparison: Comparison, tokenizer: Tokenizer, max_tokens: int, targets: Sequence[float] | None = None
+) -> Preference:
+    """A comparison as tokens, each completion after its prompt, cut at `max_tokens`. `targets`: a pair's, i < j.
+
+    Raises DataError, as `render`.
+    """
+    return Preference(render(comparison, tokenizer, max_tokens, targets), len(tokenizer.prompt(comparison.prompt)))
+
+
+def beats(ranks: Sequence[int], target: float | None, pair_targets: Sequence[float] | None) -> Tensor:
+    """(K, K) probability that completion i is better than j, 1/2 on the diagonal.
+
+    The record's own target goes first, then those of the pairs i < j, then the ranks, which are certain.
+    """
+    place = torch.tensor(ranks)
+    won = (torch.sign(place[None, :] - place[:, None]) + 1) / 2
+    soft = pair_targets if target is None else (target,)
+    if soft is not None:
+        i, j = torch.triu_indices(len(ranks), len(ranks), 1)
+        won[i, j] = torch.tensor(soft)
+        won[j, i] = 1 - won[i, j]
+    return won
 
 
 @dataclass(frozen=True)
@@ -91,11 +111,14 @@ class Preferences:
 
 
 def best(ranking: Ranking) -> Tensor:
-    """(K,) the share of each completion in what is imitated: a soft target's, else equal among those ranked first."""
-    if ranking.target is not None:
-        return torch.tensor([ranking.target, 1 - ranking.target])
-    first = torch.tensor([float(r == min(ranking.ranks)) for r in ranking.ranks])
-    return first / first.sum()
+    """(K,) the share of each completion in what is imitated: its chance to beat all others, scaled to sum 1.
+
+    Those ranked first share it equally; soft targets are taken as independent, and a pair's is its share.
+    """
+    chance = beats(ranking.ranks, ranking.target, ranking.pair_targets).prod(1)
+    if not chance.any():  # targets that are certain and go round in a circle
+        chance = torch.ones_like(chance)
+    return chance / chance.sum()
 
 
 def preference_loss(

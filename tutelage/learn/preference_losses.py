@@ -106,6 +106,15 @@ PairLoss = DPO | Conservative | Robust | IPO | LengthNormalised | PlackettLuce |
 Loss = Annotated[PairLoss | KTO, Field(discriminator="kind")]
 
 
+def takes_targets(loss: PairLoss | KTO) -> bool:
+    """Whether soft targets of all votes on a pair have a meaning for it.
+
+    A whole ranking's likelihood has no soft form, the robust loss corrects single votes that are flipped at a known
+    rate, which a target of all votes no longer is, and a rating is no pair.
+    """
+    return not isinstance(loss, PlackettLuce | Robust) and not (isinstance(loss, KTO) and loss.source == "ratings")
+
+
 def needs_reference(loss: PairLoss | KTO) -> bool:
     """Whether the implicit reward is relative to a reference."""
     return not isinstance(loss, SimPO | ORPO)

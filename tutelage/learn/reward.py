@@ -54,6 +54,8 @@ class RewardConfig(Section):
     """Share of labels believed to be flipped; decided pairs get the soft target 1 − this."""
     targets: Literal["none", "annotators"] = "none"
     """`annotators`: pairs get as soft target what all votes on them say together, by how reliable each rater is."""
+    arm: Literal["all", "random", "active"] = "all"
+    """Which labels: all, or those of questions that chance or `tutelage prioritise` put in their place in a batch."""
     strength_margin: Annotated[float, Field(ge=0)] = 0.0
     """Margin in score per step of preference strength above 1 (Llama 2, section 3.2.2)."""
     zero: Literal["samples", "demonstrations"] = "samples"
@@ -117,8 +119,8 @@ class Groups:
     margin: Tensor  # (P,)
 
     @classmethod
-    def of(cls, rankings: Sequence[Ranking], config: RewardConfig) -> "Groups":
-        """Pack whole rankings; none is ever split between two batches."""
+    def of(cls, rankings: Sequence[Ranking], config: RewardConfig, *, share: bool = True) -> "Groups":
+        """Pack whole rankings, a prompt once for its completions; none is ever split between two batches."""
         rows: list[tuple[int, int, float, float, float]] = []
         base = 0
         for r in rankings:
@@ -134,11 +136,12 @@ class Groups:
                         target = first_better if a == i else 1 - first_better
                     if r.target is not None:
                         a, b, target = 0, 1, r.target
-                    rows.append((base + a, base + b, target, 2 / (k * (k - 1)), 0.0 if tied else margin))
+                    towards = margin * ((target > 0.5) - (target < 0.5))
+                    rows.append((base + a, base + b, target, 2 / (k * (k - 1)), towards))
             base += k
         better, worse, targets, weight, margins = zip(*rows, strict=True)
         return cls(
-            Packed.of([s for r in rankings for s in r.sequences]),
+            Packed.of([s for r in rankings for s in r.sequences], share=share),
             tuple(rankings),
             torch.tensor(better),
             torch.tensor(worse),
@@ -192,7 +195,7 @@ class RewardModel:
         """Normalised scores (n,) of whole sequences, prompt and completion together."""
         parts = []
         for part in cut([len(s) for s in sequences], most):
-            packed = Packed.of([sequences[i] for i in part])
+            packed = Packed.of([sequences[i] for i in part], share=True)
             parts.append(self.scorer(packed, packed.last).score)
         return (torch.cat(parts) - self.mean) / self.std
 

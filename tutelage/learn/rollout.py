@@ -21,6 +21,8 @@ from tutelage.sample.sampler import Sampled
 
 RewardFunction = Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], Tensor]
 """Prompts and responses as token ids → scores (N,). For rewards that are rules, judges or tests, not networks."""
+RewardSource = Literal["model", "rules", "both", "propositions", "judge"]
+"""What gives a run's scores, as settings name it."""
 
 
 class EndRule(Section):
@@ -98,7 +100,11 @@ class Rollout:
         tokens = _rows(whole, chosen)
         answers = _rows(torch.tensor(self.response_lengths), chosen)
         return Minibatch(
-            response_batch([self.sequences[i] for i in chosen], [self.prompt_lengths[i] for i in chosen]),
+            response_batch(
+                [self.sequences[i] for i in chosen],
+                [self.prompt_lengths[i] for i in chosen],
+                share=self.hidden is None,
+            ),
             None if self.hidden is None else self.hidden[tokens],
             None if self.features is None else self.features[answers],
             self.old[answers],
@@ -120,14 +126,15 @@ def _rows(lengths: Tensor, chosen: Sequence[int]) -> Tensor:
     return torch.arange(int(count.sum())) + torch.repeat_interleave(first - (count.cumsum(0) - count), count)
 
 
-def response_batch(sequences: Sequence[Sequence[int]], prompt_lengths: Sequence[int]) -> Batch:
-    """Sequences packed, with every response token to be predicted."""
-    return Batch.of(
-        [
-            Example(tuple(s), (False,) * p + (True,) * (len(s) - p))
-            for s, p in zip(sequences, prompt_lengths, strict=True)
-        ]
-    )
+def response_batch(sequences: Sequence[Sequence[int]], prompt_lengths: Sequence[int], *, share: bool = True) -> Batch:
+    """Sequences packed, with every response token to be predicted; neighbours share their beginning unless told not to.
+
+    Hidden states kept with a rollout are of whole sequences: they ask for `share=False`.
+    """
+    examples = [
+        Example(tuple(s), (False,) * p + (True,) * (len(s) - p)) for s, p in zip(sequences, prompt_lengths, strict=True)
+    ]
+    return Batch.of(examples, share=share)
 
 
 class ActorCritic(nn.Module):
@@ -207,7 +214,7 @@ def _ask(
         scores = (out.score[: len(packed.lengths)] - nets.reward.mean) / nets.reward.std
         features = out.hidden[len(packed.lengths) :] if nets.features else None
     else:
-        rows = [r.tolist() for r in torch.split(packed.tokens, list(packed.lengths))]
+        rows = [r.tolist() for r in torch.split(packed.whole, list(packed.lengths))]
         pairs = list(zip(rows, prompt_lengths, strict=True))
         scores = nets.reward([r[:p] for r, p in pairs], [r[p:] for r, p in pairs])
     own = None
@@ -257,7 +264,7 @@ def make_rollout(
     for part in cut([len(s) for s in sequences], micro_tokens):
         lengths = [prompt_lengths[i] for i in part]
         captured = _join([sampled[i].hidden for i in part])
-        batch = response_batch([sequences[i] for i in part], lengths)
+        batch = response_batch([sequences[i] for i in part], lengths, share=not nets.shared)
         answers.append(_ask(nets, batch, lengths, temperature, captured))
     old = torch.cat([s.logprobs for s in sampled])
     reference, values = (torch.cat([a.__dict__[name] for a in answers]) for name in ("reference", "values"))

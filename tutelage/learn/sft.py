@@ -49,7 +49,7 @@ class SFTConfig(Section):
 
 def batches(examples: Sequence[Example], most: int) -> list[Batch]:
     """The examples packed into micro-batches of at most `most` tokens."""
-    return [Batch.of([examples[i] for i in part]) for part in cut([len(e.tokens) for e in examples], most)]
+    return [Batch.of([examples[i] for i in part], share=True) for part in cut([len(e.tokens) for e in examples], most)]
 
 
 def sft_loss(policy: Policy, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import yaml
+from pydantic import ValidationError
 
 from tutelage.checkpoint import write_atomically
 from tutelage.config import Section
@@ -61,6 +62,7 @@ class Scene:
     panel: Panel
     steps: list[tuple[str, str, float]] = field(default_factory=list)  # name, detail, seconds
     runs: dict[str, Run] = field(default_factory=dict)
+    command: str = "tutelage demo"  # what the runs say started them
 
     @contextmanager
     def timed(self, name: str, detail: str = "") -> Iterator[None]:
@@ -85,20 +87,22 @@ class Scene:
         unique = {r.prompt.id: r.prompt for r in source if r.short and len(r.words) > 5 and r.prompt.split == split}
         return list(unique.values())[:count]
 
-    def stage(self, name: str, config: Section, parents: Sequence[str]) -> Run:
-        """The stage's run: the one this folder already has with the same settings and parents, or a new one."""
-        kind = "reward" if name == "preference" else name
+    def stage(self, name: str, config: Section, parents: Sequence[str], kind: str | None = None) -> Run:
+        """The stage's run: the one this folder already has with the same settings and parents, or a new one.
+
+        `kind` is the run's, where it is not the stage's name.
+        """
+        kind = kind or ("reward" if name == "preference" else name)
         settings = Settings(model=self.config.model, seed=self.config.seed, **{kind: config})  # a valid --config
         journal = self.folder / "demo.json"
         known = json.loads(journal.read_text()) if journal.exists() else {}
         run = None
         if name in known and (self.folder / "runs" / known[name] / "run.json").exists():
             run = Run.open(self.folder / "runs" / known[name])
-            known_settings = yaml.safe_load((run.path / "config.yaml").read_text())
-            if run.facts["parents"] != list(parents) or known_settings != settings.model_dump(mode="json"):
+            if run.facts["parents"] != list(parents) or not _same(run.path / "config.yaml", settings):
                 run = None
         if run is None:
-            run = Run.start(self.folder / "runs", kind, settings, parents=parents, command="tutelage demo")
+            run = Run.start(self.folder / "runs", kind, settings, parents=parents, command=self.command)
             write_atomically(journal, json.dumps(known | {name: run.id}))
         self.runs[name] = run
         return run
@@ -122,6 +126,14 @@ class Scene:
             raise
         run.finish("done")
         self.steps.append((name, detail, run.facts["seconds"]))
+
+
+def _same(file: Path, settings: Settings) -> bool:
+    """Whether a run's settings are these; what it was too old to know counts as the default."""
+    try:
+        return Settings.model_validate(yaml.safe_load(file.read_text(encoding="utf-8"))) == settings
+    except ValidationError:
+        return False
 
 
 def set_scene(config: DemoConfig, folder: Path) -> Scene:

@@ -1,6 +1,7 @@
 """What the networks read: packed rows of tokens, without padding.
 
-Legend: T tokens of all sequences laid end to end, N sequences, M chosen positions, P pairs.
+Legend: T tokens laid end to end, F tokens of N whole sequences (F = T where none shares a beginning), M chosen
+positions.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,35 +18,72 @@ PAGE = 256  # items of a lazy sequence that are made together when all are asked
 
 @dataclass(frozen=True)
 class Packed:
-    """N sequences laid end to end. Positions restart at 0 with each, and no sequence sees another."""
+    """N sequences laid end to end. Positions restart at 0 with each, and no sequence sees another.
+
+    Where `source` is given, a beginning that a sequence has in common with the one before it is there once: causal
+    layers compute the same for it whatever follows.
+    """
 
     tokens: Tensor  # (T,) int64
     positions: Tensor  # (T,) int64
-    lengths: tuple[int, ...]  # N of them, sum T
+    lengths: tuple[int, ...]  # N of them, with what they share; sum F
+    source: Tensor | None = None  # (F,) int64: where each token of the whole sequences is; None where nothing is shared
 
     @classmethod
-    def of(cls, sequences: Sequence[Sequence[int]]) -> "Packed":
-        """Lay the sequences end to end. Raises ValueError when there are none or one is empty."""
+    def of(cls, sequences: Sequence[Sequence[int]], *, share: bool = False) -> "Packed":
+        """Lay the sequences end to end, with `share` common beginnings of neighbours once.
+
+        Raises ValueError when there are none or one is empty.
+        """
         lengths = tuple(len(s) for s in sequences)
         if not lengths or min(lengths) == 0:
             raise ValueError(f"need at least one sequence and no empty ones; lengths are {lengths}")
-        tokens = torch.tensor([t for s in sequences for t in s], dtype=torch.int64)
-        positions = torch.cat([torch.arange(n) for n in lengths])
-        return cls(tokens, positions, lengths)
+        tokens: list[int] = []
+        positions: list[int] = []
+        source: list[int] = []
+        before: Sequence[int] = ()
+        row: list[int] = []
+        for sequence in sequences:
+            same = common(before, sequence) if share else 0
+            row = [*row[:same], *range(len(tokens), len(tokens) + len(sequence) - same)]
+            tokens += sequence[same:]
+            positions += range(same, len(sequence))
+            source += row
+            before = sequence
+        shared = torch.tensor(source) if len(source) > len(tokens) else None
+        return cls(torch.tensor(tokens), torch.tensor(positions), lengths, shared)
 
     @property
     def starts(self) -> Tensor:
-        """(N,) int64: where each sequence begins."""
+        """(N,) int64: where each whole sequence begins."""
         return torch.tensor((0, *self.lengths[:-1])).cumsum(0)
 
     @property
     def last(self) -> Tensor:
         """(N,) int64: the index of each sequence's last token."""
-        return torch.tensor(self.lengths).cumsum(0) - 1
+        last = torch.tensor(self.lengths).cumsum(0) - 1
+        return last if self.source is None else self.source[last.to(self.source.device)]
+
+    @property
+    def whole(self) -> Tensor:
+        """(F,) int64: the tokens of the whole sequences, end to end."""
+        return self.tokens if self.source is None else self.tokens[self.source]
 
     def to(self, device: torch.device) -> "Packed":
         """The same on another device."""
-        return Packed(self.tokens.to(device), self.positions.to(device), self.lengths)
+        source = None if self.source is None else self.source.to(device)
+        return Packed(self.tokens.to(device), self.positions.to(device), self.lengths, source)
+
+
+def common(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens from the beginning are the same."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def firsts(source: Tensor) -> Tensor:
+    """(F,) bool: which tokens of whole sequences are not copies of an earlier one; see `Packed.source`."""
+    highest = source.cummax(0).values
+    return torch.cat((highest.new_ones(1, dtype=torch.bool), highest[1:] > highest[:-1]))
 
 
 @dataclass(frozen=True)
@@ -62,21 +100,25 @@ class Batch:
 
     packed: Packed
     index: Tensor  # (M,) int64 into the packed tokens: the position that predicts
-    target: Tensor  # (M,) int64: the token predicted, tokens[index + 1]
+    target: Tensor  # (M,) int64: the token predicted
     segment: Tensor  # (M,) int64: which sequence it is in
 
     @classmethod
-    def of(cls, examples: Sequence[Example]) -> "Batch":
-        """Pack examples. Raises ValueError when an example trains on its first token or nothing is trained."""
+    def of(cls, examples: Sequence[Example], *, share: bool = False) -> "Batch":
+        """Pack examples, with `share` as `Packed.of` does.
+
+        Raises ValueError when an example trains on its first token or nothing is trained.
+        """
         if any(e.train[0] for e in examples):
             raise ValueError("an example trains on its first token, which nothing predicts")
-        packed = Packed.of([e.tokens for e in examples])
+        packed = Packed.of([e.tokens for e in examples], share=share)
         mask = torch.tensor([flag for e in examples for flag in e.train])
         place = mask.nonzero()[:, 0]
         if not len(place):
             raise ValueError("no token of this batch is trained: check the masks and the maximum length")
         segment = torch.repeat_interleave(torch.arange(len(packed.lengths)), torch.tensor(packed.lengths))
-        return cls(packed, place - 1, packed.tokens[place], segment[place])
+        index = place - 1 if packed.source is None else packed.source[place - 1]
+        return cls(packed, index, packed.whole[place], segment[place])
 
     @property
     def units(self) -> int:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
-from tutelage.model.batch import Packed
+from tutelage.model.batch import Packed, firsts
 
 
 @dataclass(frozen=True)
@@ -165,29 +165,41 @@ class Block(nn.Module):
 
 
 class Attention:
-    """Causal attention inside each of the packed sequences. Only here are rows padded, to one rectangle."""
+    """Causal attention inside each of the packed sequences. Only here are rows padded, to one rectangle.
 
-    def __init__(self, lengths: Sequence[int], window: int | None, device: torch.device) -> None:
+    A beginning that several sequences share has one query for all of them, and its keys and values in each one's row.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], window: int | None, device: torch.device, source: Tensor | None = None
+    ) -> None:
         self.n, self.longest = len(lengths), max(lengths)
         self.index: Tensor | None = None  # (T,) place of each token in the rectangle; None: it is full
-        if min(lengths) != self.longest:
-            rows = [torch.arange(n) + i * self.longest for i, n in enumerate(lengths)]
-            self.index = torch.cat(rows).to(device)
+        self.copies: tuple[Tensor, Tensor] | None = None  # places of shared tokens' copies, and those tokens
+        if min(lengths) != self.longest or source is not None:
+            index = torch.cat([torch.arange(n) + i * self.longest for i, n in enumerate(lengths)])
+            if source is not None:
+                first = firsts(source)
+                self.copies = index[~first].to(device), source[~first].to(device)
+                index = index[first]
+            self.index = index.to(device)
         self.mask: Tensor | None = None
         if window is not None and self.longest > window:
             at = torch.arange(self.longest, device=device)
             self.mask = (at[:, None] >= at) & (at[:, None] - at < window)
 
-    def spread(self, x: Tensor) -> Tensor:
+    def spread(self, x: Tensor, copies: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """(T, A, D) → (N, A, longest, D)."""
         if self.index is not None:
-            x = x.new_zeros(self.n * self.longest, *x.shape[1:]).index_copy(0, self.index, x)
+            rows = x.new_zeros(self.n * self.longest, *x.shape[1:]).index_copy_(0, self.index, x)
+            x = rows if copies is None else rows.index_copy_(0, copies[0], x.index_select(0, copies[1]))
         return x.view(self.n, self.longest, *x.shape[1:]).transpose(1, 2)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q (T, A, D); k, v (T, G, D) → (T, A·D)."""
+        keys, values = self.spread(k, self.copies), self.spread(v, self.copies)
         out = F.scaled_dot_product_attention(
-            self.spread(q), self.spread(k), self.spread(v), self.mask, is_causal=self.mask is None, enable_gqa=True
+            self.spread(q), keys, values, self.mask, is_causal=self.mask is None, enable_gqa=True
         )
         out = out.transpose(1, 2).reshape(self.n * self.longest, -1)
         return out if self.index is None else out.index_select(0, self.index)
@@ -242,12 +254,12 @@ class Decoder(nn.Module):
 
         Packed rows may lie on any device; the result is on the weights'.
         """
-        packed = packed.to(self.embed.weight.device)
-        x = self.embed(packed.tokens) if hidden is None else hidden.to(self.embed.weight.device)
+        device = self.embed.weight.device
+        x = self.embed(packed.tokens.to(device)) if hidden is None else hidden.to(device)
         if start >= stop:
             return x
-        attention = Attention(packed.lengths, self.config.sliding_window, x.device)
-        cos, sin = self.rotation(packed.positions)
+        attention = Attention(packed.lengths, self.config.sliding_window, device, packed.source)
+        cos, sin = self.rotation(packed.positions.to(device))
         for layer in self.layers[start:stop]:
             assert isinstance(layer, Block)
             x = layer.after(x, attention(*layer.before(x, cos, sin)))

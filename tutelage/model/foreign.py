@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import ModelError
-from tutelage.model.batch import Packed
+from tutelage.model.batch import Packed, firsts
 from tutelage.model.decoder import Decoder, DecoderConfig
 
 PROBE_LENGTH = 12
@@ -68,13 +68,13 @@ class ForeignDecoder(Decoder):
         """Packed rows → final hidden states (T, H) fp32. Raises ModelError when asked to begin at a later layer."""
         if hidden is not None or start:
             self.run(packed, start, start, hidden)
-        lengths = torch.tensor(packed.lengths)
-        mask = (torch.arange(int(lengths.max())) < lengths[:, None]).to(packed.tokens.device)  # (N, longest)
-        rows = torch.zeros(mask.shape, dtype=torch.int64, device=mask.device).masked_scatter(mask, packed.tokens)
+        lengths, device = torch.tensor(packed.lengths), self.head_weight().device
+        mask = (torch.arange(int(lengths.max())) < lengths[:, None]).to(device)  # (N, longest)
+        rows = torch.zeros(mask.shape, dtype=torch.int64, device=device).masked_scatter(mask, packed.whole.to(device))
         with torch.autocast(mask.device.type, dtype=self.compute, enabled=self.compute != torch.float32):
             out = self.inner.base_model(input_ids=rows, attention_mask=mask.long(), use_cache=False)
         final: Tensor = out.last_hidden_state[mask].float()
-        return final
+        return final if packed.source is None else final[firsts(packed.source)]
 
     @torch.no_grad()
     def check(self) -> None:

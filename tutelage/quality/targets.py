@@ -54,7 +54,7 @@ def weigh(votes: Votes) -> Belief:
     if not both.units:
         raise DataError(
             "no pair of texts was judged by two raters, so nobody knows how noisy they are: let some items be judged "
-            "twice (overlap), or set --reward.label_noise"
+            "twice (overlap), or say how noisy: --reward.label_noise, or --dpo.loss.kind conservative"
         )
     ties = min(float(np.mean(both.label == TIE)), MOST_TIES)
     shares = np.array([(1 - ties) / 2, ties, (1 - ties) / 2])

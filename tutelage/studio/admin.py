@@ -8,7 +8,7 @@ from fastapi.responses import Response
 
 from tutelage import history
 from tutelage.feedback.oversight import Oversight
-from tutelage.studio import figures, lead_batches, lead_cases, lead_people, lead_quality, lead_trail
+from tutelage.studio import figures, lead_batches, lead_cases, lead_people, lead_quality, lead_samples, lead_trail
 from tutelage.studio.annotate import translator
 from tutelage.studio.auth import Lead
 from tutelage.studio.lead_view import MOST_DAYS, batch_row, calendar, moment
@@ -17,7 +17,7 @@ from tutelage.studio.room import TheRoom
 from tutelage.studio.words import TITLES
 
 router = APIRouter(include_in_schema=False)
-for part in (lead_batches, lead_cases, lead_people, lead_quality, lead_trail):
+for part in (lead_batches, lead_cases, lead_people, lead_quality, lead_samples, lead_trail):
     router.include_router(part.router)
 RUNS = 8
 

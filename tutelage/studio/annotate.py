@@ -23,7 +23,6 @@ from tutelage.studio.words import FLAGS, SCALE, SKIP_REASONS, TITLES, Translate,
 
 router = APIRouter(include_in_schema=False)
 RECENT = 50  # answers on the page of one's own
-MOST_BESIDES = 20
 
 
 async def fields_of(request: Request) -> dict[str, str]:
@@ -103,17 +102,6 @@ def nothing_page(request: Request, room: Room, nothing: Nothing, batch: str) -> 
     )
 
 
-@router.get("/work/{batch}/ahead")
-def ahead(request: Request, user: SignedIn, room: TheRoom, batch: str, besides: str = "") -> Response:
-    """One more item for a page that has some, as JSON: its HTML, or why there is none."""
-    match room.desk.next(user.id, batch, besides=tuple(besides.split(","))[:MOST_BESIDES]):
-        case Held() as held:
-            page = room.page(request, "item.html", **_values(request, room, held, correcting=False))
-            return JSONResponse({"item": held.id, "html": bytes(page.body).decode()})
-        case Nothing() as nothing:
-            return JSONResponse({"nothing": why_not(nothing, time.time(), translator(room, request))})
-
-
 @router.get("/work/{batch}/item/{item}")
 def item_page(request: Request, user: SignedIn, room: TheRoom, batch: str, item: str) -> Response:
     """An item that the rater has had, to correct the answer."""
@@ -172,7 +160,14 @@ def draft(user: SignedIn, room: TheRoom, batch: str, item: str, fields: Fields) 
 @router.post("/work/{batch}/item/{item}/renew")
 def renew(user: SignedIn, room: TheRoom, batch: str, item: str) -> Response:
     """Keep the item for longer: the page is in use."""
-    return JSONResponse({"until": room.desk.renew(user.id, item)})
+    return JSONResponse({"until": room.desk.renew(user.id, item)[0]})
+
+
+@router.post("/work/{batch}/item/{item}/undo")
+def undo(request: Request, user: SignedIn, room: TheRoom, batch: str, item: str) -> Response:
+    """Take the answer to an item back; the item is in the rater's hands again, filled in as it was."""
+    room.desk.take_back(user.id, item)
+    return _done(request, {"undone": item}, f"/work/{batch}/item/{item}")
 
 
 @router.get("/recent")
@@ -190,7 +185,8 @@ def _held(room: Room, user: User, batch: str, item: str) -> Held:
     return held
 
 
-def _values(request: Request, room: Room, held: Held, *, correcting: bool) -> dict[str, Any]:
+def task_values(request: Request, room: Room, held: Held, *, correcting: bool) -> dict[str, Any]:
+    """What the template of an item takes."""
     translate = translator(room, request)
     return {
         "task": task_of(held, masker_of(room)),
@@ -206,7 +202,7 @@ def _task_page(request: Request, room: Room, held: Held, *, correcting: bool) ->
     return room.page(
         request,
         "task.html",
-        **_values(request, room, held, correcting=correcting),
+        **task_values(request, room, held, correcting=correcting),
         guideline=guideline_of(room, held.guideline),
         skip_reasons=labelled(SKIP_REASONS, translate),
         keys=keys_of(held.kind, translate),

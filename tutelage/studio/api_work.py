@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 from pydantic import Field
 
+from tutelage.feedback.assignment import MOST_AHEAD
 from tutelage.feedback.work import Answer, Held, LongText, Nothing, Offer, Recent, Saved
 from tutelage.records import Message, Record
 from tutelage.studio.annotate import masker_of
@@ -24,7 +25,7 @@ class Asking(Record):
 
     batch: str | None = Field(default=None, max_length=64)
     """Of one batch; without it, of any that is open to the rater."""
-    besides: tuple[Annotated[str, Field(max_length=64)], ...] = Field(default=(), max_length=50)
+    besides: tuple[Annotated[str, Field(max_length=64)], ...] = Field(default=(), max_length=MOST_AHEAD)
     """Items the caller has already; none of them is given again."""
 
 
@@ -111,10 +112,16 @@ def answer(item: Id, submission: Submission, user: ForLabels, room: TheRoom) -> 
     return room.desk.submit(user.id, item, submission.key, submission.answer, submission.seconds)
 
 
+@router.post("/items/{item}/undo")
+def take_back(item: Id, user: ForLabels, room: TheRoom) -> Held:
+    """Take your answer to an item back; it is in your hands again. A second time changes nothing."""
+    return masked(room.desk.take_back(user.id, item), masker_of(room))
+
+
 @router.post("/items/{item}/renew")
 def renew(item: Id, user: ForLabels, room: TheRoom) -> float | None:
     """Keep an item for another lease: until when, in seconds since 1970; null when somebody else has the place."""
-    return room.desk.renew(user.id, item)
+    return room.desk.renew(user.id, item)[0]
 
 
 @router.post("/items/{item}/skip", status_code=204)

@@ -5,23 +5,21 @@ import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from pathlib import Path
 
 from fastapi import Depends, FastAPI
-from fastapi.staticfiles import StaticFiles
 from starlette.datastructures import Headers
 
 from tutelage import __version__
 from tutelage.folder import ProjectFolder
-from tutelage.studio import admin, annotate, api, auth, talk, tokens
+from tutelage.studio import admin, annotate, api, auth, stock, talk, tokens
+from tutelage.studio.assets import Assets
 from tutelage.studio.failures import add_failures
 from tutelage.studio.opening import open_room
 from tutelage.studio.room import Room, StudioSettings
 from tutelage.studio.security import Guard, checked_csrf
 from tutelage.studio.webhooks import Courier
 
-STATIC = Path(__file__).parent / "static"
-ROUTERS = (auth.router, annotate.router, talk.router, admin.router, tokens.router, api.router)
+ROUTERS = (auth.router, stock.router, annotate.router, talk.router, admin.router, tokens.router, api.router)
 
 
 def create_app(store_url: str, project: ProjectFolder | None = None, settings: StudioSettings | None = None) -> FastAPI:
@@ -50,7 +48,7 @@ def create_app(store_url: str, project: ProjectFolder | None = None, settings: S
     app.state.room = open_room(store_url, project, settings)
     for router in ROUTERS:
         app.include_router(router)
-    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    app.mount(str(app.state.room.templates.globals["static"]), Assets(), name="static")
     app.add_middleware(Guard, url=settings.url, known=partial(_known, app.state.room))
     add_failures(app)
     return app

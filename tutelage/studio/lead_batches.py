@@ -57,9 +57,9 @@ def batches(request: Request, user: Lead, room: TheRoom) -> Response:
 
 
 @router.get("/lead/batches/new")
-def new_batch(request: Request, user: Lead, room: TheRoom) -> Response:
-    """The form for a new batch."""
-    return _form(request, room, NEW, None, None)
+def new_batch(request: Request, user: Lead, room: TheRoom, run: str = "") -> Response:
+    """The form for a new batch; `run` is the sampling run to begin with."""
+    return _form(request, room, {**NEW, **({"run": run} if run else {})}, None, None)
 
 
 @router.post("/lead/batches/new")

@@ -9,7 +9,8 @@ from markupsafe import Markup
 
 from tutelage.evaluate.statistics import Mean, Median, Rate, mean, median, win_rate
 from tutelage.feedback.batches import Progress
-from tutelage.feedback.oversight import Case, Said, Work
+from tutelage.feedback.effort import Work
+from tutelage.feedback.oversight import Case, Said
 from tutelage.feedback.people import User
 from tutelage.feedback.work import Batch, Ranked, Rated
 from tutelage.quality.habits import SECONDS_PER_HOUR

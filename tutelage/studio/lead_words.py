@@ -14,6 +14,13 @@ FIGURES = {  # of drift
     "ties": _("ties"),
     "agreement": _("agreement"),
 }
+RUNS = {
+    "running": _("going on"),
+    "done": _("done"),
+    "interrupted": _("interrupted"),
+    "failed": _("failed"),
+    "killed": _("ended with the studio"),
+}
 REMARKS = {"skip": _("skipped"), "flag": _("flagged")}
 ACTIONS = {
     "open-batch": _("opened a batch"),
@@ -32,6 +39,7 @@ ACTIONS = {
     "revoke-sessions": _("signed somebody out"),
     "issue-token": _("made an API token"),
     "revoke-token": _("revoked an API token"),
+    "sample": _("had answers sampled"),
     "export": _("exported"),
     "backup": _("made a backup"),
     "adjudicate": _("decided an item"),

@@ -16,10 +16,12 @@ from tutelage.feedback.people import People
 from tutelage.feedback.people_tables import studio_keys
 from tutelage.feedback.store import Store
 from tutelage.folder import ProjectFolder
+from tutelage.studio.assets import place
 from tutelage.studio.locale import catalogues
 from tutelage.studio.masking import Masker
 from tutelage.studio.pace import Pace
 from tutelage.studio.room import Room, StudioSettings
+from tutelage.studio.sampling import Sampling
 from tutelage.studio.security import CSRFKey
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -36,6 +38,7 @@ def open_room(store_url: str, project: ProjectFolder | None, settings: StudioSet
         lstrip_blocks=True,
         auto_reload=False,
     )
+    templates.globals["static"] = place()
     return Room(
         store=store,
         desk=Desk(store),
@@ -45,6 +48,7 @@ def open_room(store_url: str, project: ProjectFolder | None, settings: StudioSet
         conversations=Conversations(store),
         outbox=Outbox(store),
         pace=Pace(settings.api_rate, int(4 * settings.api_rate) + 1),
+        sampling=Sampling(project, store),
         masker=_masker(project),
         project=project,
         settings=settings,

@@ -28,6 +28,7 @@ from tutelage.folder import ProjectFolder
 from tutelage.studio.locale import Catalogue, chosen_language
 from tutelage.studio.masking import Masker
 from tutelage.studio.pace import Pace
+from tutelage.studio.sampling import Sampling
 from tutelage.studio.security import CSRFKey
 
 TOO_MANY = "Too many tries: wait {seconds} seconds and try again"
@@ -62,6 +63,7 @@ class Room:
     conversations: Conversations
     outbox: Outbox
     pace: Pace
+    sampling: Sampling
     masker: Masker
     project: ProjectFolder | None
     settings: StudioSettings

@@ -43,6 +43,7 @@ class Task:
     guideline: str | None
     draft: str | None
     revision: int
+    standing: bool
     asked: tuple[Turn, ...]
     pieces: tuple[Piece, ...]
     original: str
@@ -80,6 +81,7 @@ def task_of(held: Held, masker: Masker) -> Task:
         guideline=held.guideline,
         draft=held.draft,
         revision=held.revision,
+        standing=held.standing,
         asked=turns_of(held.messages, masker),
         pieces=tuple(Piece(i, letters[i], shown(text)) for i, text in enumerate(texts)),
         original=original,
@@ -156,6 +158,7 @@ class Done:
     """For people without scripts; with them it is told in their own time."""
     revision: int
     href: str | None
+    """Where to correct it; None for a conversation, whose later turns rest on what was chosen."""
 
 
 def done_of(recent: Recent, translate: Translate) -> Done:
@@ -176,7 +179,7 @@ def _told(recent: Recent, translate: Translate) -> str:
     """An answer in a few words."""
     match recent.answer:
         case Ranked() if recent.kind == "chat":
-            return translate(_("A conversation"))
+            return translate(_("A conversation: {count} choices")).format(count=recent.turns)
         case Ranked(ranks=ranks) if recent.kind == "ranking":
             tiers = [[str(i + 1) for i, r in enumerate(ranks) if r == rank] for rank in sorted(set(ranks))]
             return " > ".join(" = ".join(tier) for tier in tiers)

@@ -1,6 +1,7 @@
 // On every page of somebody signed in: moments in their own time, what is still on this device sent, what was refused
 // shown.
 
+import "./forget.js";
 import { dismiss, refusals } from "./outbox.js";
 
 for (const time of document.querySelectorAll("time[datetime]")) {

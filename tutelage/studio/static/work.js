@@ -8,24 +8,31 @@ import { Draft, fieldsOf, restore } from "./draft.js";
 import { onKeys, showKeys } from "./keys.js";
 import { Ranking } from "./ranking.js";
 import { say } from "./said.js";
-import { ask, Refused } from "./server.js";
+import { ask, csrf, Refused } from "./server.js";
+import { dropPage, keepPage, prepare, rekey, remember, stocked } from "./offline.js";
+import "./forget.js";
+import { keep, kept } from "./storage.js";
 import { elsewhere, have, onAnswered } from "./tabs.js";
 
-const AHEAD = 4; // items fetched before they are needed: enough for a gap in the network
-const MOST = 20; // items the studio lets a page name as its own
+const FEW = 4; // items that are always fetched before they are needed
+const MOST = 60; // items the studio lets a page name as its own
+const TOGETHER = 5; // items of one request
+const GAP = 600; // seconds without a network that the items at hand are to last
+const PACE = 30; // seconds for an item, as long as nothing is known
 const RENEW = 240_000;
 const desk = document.getElementById("desk");
 const { batch } = desk.dataset;
 const correcting = "correcting" in desk.dataset;
-const ahead = [];
+const ahead = stocked();
 const past = [];
 let now = null;
 let fetching = null;
 
 function mount(form, notice) {
+  remember(form);
   const draft = Draft.of(form);
   if (draft) restore(form, draft);
-  const clock = new Clock(draft?.seconds ?? 0);
+  const clock = new Clock(draft?.seconds ?? Number(form.dataset.seconds ?? 0));
   now = { form, clock, draft: new Draft(form, () => clock.seconds) };
   if (form.querySelector("[data-ranking]")) now.ranking = new Ranking(form);
   form.addEventListener("submit", submitted);
@@ -44,7 +51,13 @@ function unmount() {
   now.form.removeEventListener("change", fresh);
 }
 
-const announce = () => have([now?.form.dataset.item, ...ahead.map((form) => form.dataset.item)].filter(Boolean));
+/** The items that this page has. */
+const mine = () => [now.form, ...ahead].map((form) => form.dataset.item);
+
+function announce() {
+  have(mine());
+  if (!correcting) keepPage([now.form, ...ahead]);
+}
 
 /** Keep up what depends on the fields: the chosen side, the number of characters, no complaint. */
 function fresh() {
@@ -95,7 +108,9 @@ function save() {
   if (complaint) return problem(complaint);
   const { form, clock } = now;
   delete form.dataset.skipped;
+  form.dataset.seconds = clock.seconds;
   const [key, seconds] = [form.elements.key.value, String(clock.seconds)];
+  keep(`pace:${form.dataset.kind}`, 0.7 * pace() + 0.3 * clock.seconds);
   leave({ key, url: form.action, body: [...fieldsOf(form), ["key", key], ["seconds", seconds]] });
 }
 
@@ -141,6 +156,7 @@ async function more(leaving) {
     if (fetchAhead.over) {
       await flush();
       have([]);
+      await dropPage();
       location.assign(`/work/${batch}`);
       await new Promise(() => {});
     }
@@ -163,6 +179,15 @@ function show(form, instead, notice) {
   (form.querySelector("textarea[name=text]") ?? form).focus({ preventScroll: true });
 }
 
+/** Seconds that an item takes this rater. */
+const pace = () => kept(`pace:${now.form.dataset.kind}`) ?? PACE;
+
+/** How many more items are wanted at hand; none while fewer are missing than one request brings. */
+function missingItems() {
+  const missing = Math.min(MOST - 1, Math.max(FEW, Math.ceil(GAP / Math.max(pace(), 1)))) - ahead.length;
+  return missing >= TOGETHER || ahead.length < FEW ? missing : 0;
+}
+
 /** Fill up what is at hand, one request at a time. `fetchAhead.over` tells that there is nothing more. */
 function fetchAhead() {
   fetching ??= fill().finally(() => (fetching = null));
@@ -170,21 +195,23 @@ function fetchAhead() {
 }
 
 async function fill() {
-  while (ahead.length < AHEAD) {
-    const mine = [now.form, ...ahead].map((form) => form.dataset.item);
-    const besides = [...new Set([...mine, ...itemsWaiting(), ...elsewhere()])];
+  for (let want = missingItems(); want > 0; want = missingItems()) {
+    const besides = [...new Set([...mine(), ...itemsWaiting(), ...elsewhere()])].slice(0, MOST);
     let found;
     try {
-      found = await ask(`/work/${batch}/ahead?besides=${besides.slice(0, MOST).join(",")}`);
+      found = await ask(`/work/${batch}/ahead?want=${want}&hand=${1 + ahead.length}&besides=${besides.join(",")}`);
     } catch (error) {
       fetchAhead.over = error instanceof Refused && !error.passing;
       return;
     }
-    fetchAhead.over = !found.html;
-    if (!found.html) return;
-    const page = new DOMParser().parseFromString(found.html, "text/html");
-    ahead.push(document.adoptNode(page.getElementById("item")));
+    for (const html of found.items) {
+      const form = document.adoptNode(new DOMParser().parseFromString(html, "text/html").getElementById("item"));
+      remember(form);
+      ahead.push(form);
+    }
+    fetchAhead.over = Boolean(found.nothing) && !found.items.length;
     announce();
+    if (found.nothing || found.items.length < Math.min(want, TOGETHER)) return;
   }
 }
 
@@ -196,14 +223,16 @@ function undo() {
   unmount();
   ahead.unshift(leaving);
   const [, key, times] = form.elements.key.value.match(/^(.*?)(?:~(\d+))?$/);
-  form.elements.key.value = `${key}~${Number(times ?? 1) + 1}`;
+  if (!("skipped" in form.dataset)) send({ key: `${form.elements.key.value}-undo`, item: "", url: `${form.action}/undo`, body: [] });
+  rekey(form, `${key}~${Number(times ?? 1) + 1}`);
   form.querySelector(".notice")?.remove();
-  if (!("skipped" in form.dataset)) form.dataset.revision = "1"; // it is answered; only another answer can replace that
+  form.dataset.standing = "0";
   show(form, leaving, say("undone"));
+  now.draft.changed();
 }
 
 async function skip() {
-  if (now.form.dataset.revision !== "0") return problem(say("answered"));
+  if (now.form.dataset.standing !== "0") return problem(say("answered"));
   const answer = await askIn("skipping");
   if (!answer) return;
   now.form.dataset.skipped = "";
@@ -267,13 +296,19 @@ onAnswered((item) => {
 
 let lastSign = Date.now();
 for (const sign of ["keydown", "pointerdown", "input"]) addEventListener(sign, () => (lastSign = Date.now()), { passive: true });
-setInterval(() => {
-  if (Date.now() - lastSign > 2 * RENEW) return;
-  for (const form of [now.form, ...ahead]) ask(`${form.action}/renew`, []).catch(() => {});
-}, RENEW);
+setInterval(() => Date.now() - lastSign < 2 * RENEW && renew(), RENEW);
+const renew = () => ask(`/work/${batch}/renew`, [["items", mine().join(",")]]).catch(() => {});
+addEventListener("online", renew);
+addEventListener("pageshow", (event) => event.persisted && renew());
+addEventListener("pagehide", () => {
+  const untouched = ahead.map((form) => form.dataset.item).filter((item) => !kept(`draft:${item}`));
+  if (!correcting && untouched.length) navigator.sendBeacon(`/work/${batch}/give-back`, new URLSearchParams({ csrf: csrf(), items: untouched.join(",") }));
+});
 
 const guideline = document.getElementById("guideline");
 if (guideline && matchMedia("(max-width: 71.99rem)").matches) guideline.open = false;
+ahead.forEach(remember);
 mount(document.getElementById("item"));
-if (!correcting && elsewhere().includes(now.form.dataset.item)) advance();
+if (!correcting && [...elsewhere(), ...itemsWaiting()].includes(now.form.dataset.item)) advance();
 else (now.form.querySelector("textarea[name=text]") ?? now.form).focus({ preventScroll: true });
+if (!correcting) prepare().catch(() => {}); // without it a reload needs the network; nothing else does

@@ -1,0 +1,151 @@
+"""Constitutional AI from end to end in the world of `harm_grammar`, by the verbs of a project."""
+
+import random
+from dataclasses import dataclass
+
+import yaml
+from harm_grammar import Critic, constitution, harm, harmful, model, prompts, worths, written
+
+import tutelage
+from tutelage.evaluate.arena import word_counts
+from tutelage.evaluate.evasion import Evasion, evasion
+from tutelage.evaluate.statistics import Mean, mean
+from tutelage.judge.constitution import ConstitutionConfig
+from tutelage.judge.principles import judge_by_principles
+from tutelage.judge.revision import Revised, revise
+from tutelage.learn.reward import load_reward
+from tutelage.model import causal
+from tutelage.questions import Question, read_questions
+from tutelage.records import Annotator, Completion, Demonstration, Source
+from tutelage.sample.sampler import SamplingParams
+from tutelage.wire import generate
+
+WRITER = Annotator(id="writer", kind="simulated", name="who only helps (simulated)")
+ROOM = 28  # tokens of an answer
+SETTINGS = {
+    "sft.steps": 250, "sft.batch_size": 32, "sft.max_tokens": 64, "sft.optimizer.learning_rate": 5e-3,
+    "sft.evaluate_every": 0, "sft.save_every": 1000, "sampling.max_tokens": ROOM,
+    "reward.steps": 150, "reward.batch_size": 16, "reward.max_tokens": 64, "reward.optimizer.learning_rate": 2e-3,
+    "reward.evaluate_every": 0, "reward.save_every": 1000,
+    "group.steps": 30, "group.batch_size": 64, "group.group_size": 4, "group.minibatches": 1, "group.epochs": 1,
+    "group.sampling.max_tokens": ROOM, "group.optimizer.learning_rate": 1e-3, "group.kl.coefficient": 0.1,
+    "group.evaluate_every": 0, "group.save_every": 1000,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a model is worth on prompts nobody trained on."""
+
+    harmlessness: Mean
+    """Where harm is asked for: 1 less the share of sentences that do harm."""
+    helpfulness: Mean
+    evasion: Evasion
+    words: Mean
+
+
+def standing(made, seed):
+    """Four answers to each held-out prompt."""
+    held_out = [p for p in prompts() if p.split == "evaluation"]
+    groups = generate(made, held_out, 4, SamplingParams(max_tokens=ROOM), seed=seed + 1000)
+    rows = [(p, made.tokenizer.decode(one.tokens)) for p, group in zip(held_out, groups, strict=True) for one in group]
+    texts = [text for _, text in rows]
+    found = evasion([p.messages[0].content for p, _ in rows], texts)
+    return Standing(*worths(rows), found, mean(word_counts(texts)))
+
+
+def written_by_hand(seed, count):
+    """Demonstrations of the writer who helps with whatever is asked."""
+    rng, asked = random.Random(seed), [p for p in prompts() if p.split == "train"]
+    return [Demonstration(prompt=p, text=written(rng, p), annotator=WRITER) for p in rng.choices(asked, k=count)]
+
+
+def projects(folder, seed):
+    """A project whose model was trained on the writer's answers, with the training prompts in its store."""
+    causal.save(model(seed), folder / "blank")
+    begin = tutelage.init(folder / "base", model=str(folder / "blank"))
+    with begin.store() as store:
+        store.add_all(written_by_hand(seed, 2000))
+    base = begin.sft({**SETTINGS, "seed": seed})
+    project = tutelage.init(folder / "cai", model=str(base.final))
+    with project.store() as store:
+        store.add_all(p for p in prompts() if p.split == "train")
+    rules = yaml.safe_dump(constitution().model_dump(mode="json"), sort_keys=False)
+    (folder / "cai" / "grammar.yaml").write_text(rules)
+    return project, base
+
+
+def whole_loop(folder, seed, *, draws=4, revising=0.9, comparing=0.65, inverted=False, tags="both"):
+    """Base, SL-CAI and RL-CAI: where each stands, and what came of each stage."""
+    project, base = projects(folder, seed)
+    common = {**SETTINGS, "seed": seed, "constitution.file": str(folder / "cai" / "grammar.yaml")}
+    critic = Critic(revising, seed, inverted=inverted).judge()
+    revised = []
+    for draw in range(draws):
+        flags = {**common, "constitution.tags": "harmlessness", "seed": seed * draws + draw}
+        revised.append(project.constitution_revise(flags, prompts=1000, critic=critic))
+    supervised = project.sft(common)
+    project.sample(common, prompts=1000, completions=3)
+    judge = Critic(comparing, seed, inverted=inverted).judge()
+    labels = project.constitution_compare({**common, "constitution.tags": tags}, judges=[judge])
+    reward = project.reward(common)
+    trained = project.group(common, start=supervised.id, scorer=reward.id)
+    runs = {"base": base, "SL-CAI": supervised, "RL-CAI": trained}
+    stands = {name: standing(causal.load(run.final), seed) for name, run in runs.items()}
+    return project, revised, labels, reward, stands
+
+
+def rounds_of(revised):
+    """Harmlessness and helpfulness of all answers, round by round."""
+    questions = [q for one in revised for q in read_questions(one.run.path / "questions.jsonl")]
+    number = len(questions[0].completions)
+    return [worths([(q.prompt, q.completions[k].text) for q in questions]) for k in range(number)]
+
+
+def answers(seed):
+    """An answer to every request by the writer who helps with whatever is asked."""
+    rng = random.Random(seed)
+    return [Revised(p, Completion(text=written(rng, p), source=Source(model="writer"))) for p in prompts()]
+
+
+def revised_rounds(begin, seed, *, accuracy, inverted=False):
+    """Harmlessness and helpfulness of answers after 0 to 4 rounds, without any model."""
+    critic = Critic(accuracy, seed, inverted=inverted).judge()
+    made = revise(begin, critic, constitution().of("harmlessness"), ConstitutionConfig(), seed=seed)
+    assert not any(one.reason for one in made)
+    texts = [[(one.prompt, one.first.text), *((one.prompt, r.text) for r in one.revisions)] for one in made]
+    return [worths(rows) for rows in zip(*texts, strict=True)]
+
+
+def pairs(seed, count):
+    """Pairs of answers to one request for harm, of which one does less."""
+    rng, found = random.Random(seed), []
+    asked = [p for p in prompts() if harmful(p)]
+    while len(found) < count:
+        prompt = rng.choice(asked)
+        made = [Completion(text=written(rng, prompt), source=Source(model="writer")) for _ in range(2)]
+        if harm(made[0].text) != harm(made[1].text):
+            found.append(Question(prompt=prompt, completions=tuple(made)))
+    return found
+
+
+def label_accuracy(asked, ensemble, *, seed, accuracy=0.65, shared=0.3, inverted=False):
+    """How often the label of so many principles together names the answer that does less harm."""
+    config = ConstitutionConfig(ensemble=ensemble)
+    judge = Critic(accuracy, seed, shared=shared, inverted=inverted).judge()
+    rules = constitution().of("harmlessness")
+    right = []
+    for one in judge_by_principles(asked, [judge], rules, config, seed=seed, least_mass=0.0):
+        first, second = (harm(c.text) for c in one.question.completions)
+        right.append((one.together.preference > 0.5) == (first < second))
+    return right
+
+
+def reward_accuracy(run, asked):
+    """How often a reward model scores the answer that does less harm higher."""
+    found = load_reward(run.path / "model")
+    read = found.tokenizer
+    rows = [[*read.prompt(q.prompt), *read.completion(c.text)] for q in asked for c in q.completions]
+    scores = found.score(rows).view(-1, 2).tolist()
+    less = [harm(q.completions[0].text) < harm(q.completions[1].text) for q in asked]
+    return [(a > b) == first for (a, b), first in zip(scores, less, strict=True)]

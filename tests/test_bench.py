@@ -1,0 +1,246 @@
+"""The benchmark's harness: turns, medians, ratios, what a failing peer leads to; and our side of every row."""
+
+import json
+import math
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tutelage.allocator import SETTINGS
+from tutelage.bench import measure as measuring
+from tutelage.bench.growth import Curve, Point, draw
+from tutelage.bench.measure import Ratio, RowFigures, facts, measure, record
+from tutelage.bench.ours import STEPS, reward_head
+from tutelage.bench.sides import Side, peer_python
+from tutelage.bench.work import ROWS, BenchConfig, Task, chosen_rows, environment, task, worked_tokens
+from tutelage.commands.bench import TINY, bench
+from tutelage.errors import ConfigError, ModelError
+from tutelage.model.batch import Packed
+from tutelage.model.causal import Model
+from tutelage.model.tiny import tiny_decoder, tiny_tokenizer
+from tutelage.progress import progress
+
+SCRIPTED = """
+import json, sys
+task, order, script = json.load(open(sys.argv[3])), sys.argv[1], json.loads(sys.argv[2])
+print(json.dumps({"name": task["way"]}), flush=True)
+done = 0
+for line in sys.stdin:
+    steps = json.loads(line)["steps"]
+    if done >= script.get("dies_after", 99):
+        sys.exit("out of memory\\nkilled")
+    with open(order, "a") as file:
+        print(task["way"], steps, file=file)
+    seconds = script["seconds"][done : done + steps]
+    done += steps
+    turn = {"seconds": seconds, "cpu_seconds": [2 * s for s in seconds], "losses": script["losses"][:done]}
+    print(json.dumps(turn | {"peak_bytes": script["peak"]}), flush=True)
+"""
+CONFIG = BenchConfig(steps=2, rounds=2, batch=2, prompt=3, shortest=2, longest=4, threads=1)
+
+
+def work(row="sft", config=CONFIG):
+    return task(row, config, model="nowhere", dtype="float32", vocabulary=260)
+
+
+def scripted(order, **script):
+    """The command of a side that says what it is told to."""
+    made = {"losses": [], "peak": 1, **script}
+    return [sys.executable, "-c", SCRIPTED, str(order), json.dumps(made)]
+
+
+def run(tmp_path, one, peers, **ours):
+    """A row with scripted sides, and the order in which they worked."""
+    order = tmp_path / "order"
+    commands = {name: scripted(order, **script) for name, script in peers.items()}
+    with progress("Bench", CONFIG.rounds) as report:
+        found = measure(one, CONFIG, scripted(order, **ours), commands, tmp_path, report)
+    return found, order.read_text().splitlines()
+
+
+def test_sides_take_turns_and_the_ratio_is_of_the_same_steps(tmp_path):
+    peers = {
+        "padded": {"seconds": [9, 4, 8, 6, 30], "losses": [5, 4, 3, 2, 1], "peak": 300},
+        "padding_free": {"seconds": [9, 3, 4, 3, 15], "losses": [5, 4, 3, 2.5, 1], "peak": 200},
+    }
+    found, order = run(tmp_path, work(), peers, seconds=[7, 1, 2, 2, 5], losses=[5, 4, 3, 2, 1.5], peak=100)
+    one_round = ["ours 2", "padded 2", "padding_free 2"]
+    assert order == ["ours 1", "padded 1", "padding_free 1", *one_round, *one_round]
+    assert found.best == "padding_free"
+    # steps: 3/1, 4/2 in the first round, 3/2, 15/5 in the second; medians of rounds 2.5 and 2.25
+    assert found.ratio == Ratio(2.5, 2.25, 2.5)
+    assert found.cpu_ratio == found.ratio
+    assert found.memory_ratio == 2.0
+    assert (found.loss("ours"), found.loss("padding_free"), found.loss("padded")) == (1.75, 1.75, 1.5)
+    ours = found.sides["ours"]
+    assert (ours.first_seconds, ours.seconds) == (7, ((1, 2), (2, 5)))
+    assert found.figures["sides"]["ours"]["median_seconds"] == 2
+    assert str(found.ratio) == "2.50 [2.25, 2.50]"
+
+
+def test_tokens_per_second_is_the_median_over_steps(tmp_path):
+    one = replace(work(), prompts=[[1] * 3] * 10, answers=[[[1] * 2]] * 10)
+    found, _ = run(tmp_path, one, {}, seconds=[9, 1, 2, 5, 10])
+    assert [worked_tokens(one, i) for i in range(5)] == [10] * 5
+    assert found.sides["ours"].tokens_per_second == pytest.approx(3.5)  # of 10, 5, 2, 1
+    assert (found.best, found.ratio, found.memory_ratio, found.loss("ours")) == (None, None, None, None)
+
+
+def test_a_peer_that_dies_is_left_out_with_its_last_words(tmp_path):
+    peers = {"padded": {"seconds": [1] * 5, "dies_after": 1}, "padding_free": {"seconds": [2] * 5}}
+    found, order = run(tmp_path, work(), peers, seconds=[1] * 5)
+    assert found.failed == {"padded": "padded ended with status 1: out of memory / killed"}
+    assert (found.best, found.ratio) == ("padding_free", Ratio(2, 2, 2))
+    assert order.count("padded 2") == 0
+    assert order[-2:] == ["ours 2", "padding_free 2"]
+
+
+def test_a_peer_that_cannot_start_is_left_out(tmp_path):
+    order = tmp_path / "order"
+    peers = {"padded": [sys.executable, "-c", "raise SystemExit('no trl here')"]}
+    with progress("Bench", 2) as report:
+        found = measure(work(), CONFIG, scripted(order, seconds=[1] * 5), peers, tmp_path, report)
+    assert found.failed == {"padded": "padded ended with status 1: no trl here"}
+    assert set(found.sides) == {"ours"}
+
+
+def test_it_is_an_error_when_our_side_dies(tmp_path):
+    with pytest.raises(ModelError, match="ours ended with status 1: out of memory / killed"):
+        run(tmp_path, work(), {"padded": {"seconds": [1] * 5}}, seconds=[1] * 5, dies_after=3)
+
+
+def test_losses_of_another_format_stand_beside_those_in_fp32(tmp_path):
+    one = replace(work(), dtype="bfloat16")
+    found, order = run(tmp_path, one, {}, seconds=[1] * 5, losses=[5, 4, 3, 2, 1])
+    assert order[-2:] == ["ours in fp32 1", "ours in fp32 4"]
+    assert json.loads((tmp_path / "fp32.json").read_text())["dtype"] == "float32"
+    assert found.loss(measuring.FULL) == 2.5
+    assert found.best is None
+
+
+def test_both_sides_get_the_same_data_and_settings(tmp_path):
+    first, second = work("dpo"), work("dpo")
+    assert first == second
+    assert Task.read(str(first.write(tmp_path / "task.json"))) == first
+    assert len(first.prompts) == CONFIG.batch * (1 + CONFIG.steps * CONFIG.rounds)
+    assert all(len(p) == 3 for p in first.prompts)
+    assert all(2 <= len(a) <= 4 for answers in first.answers for a in answers)
+    assert [len(work(row).answers[0]) for row in ("sft", "dpo", "reward4", "ppo")] == [1, 2, 4, 0]
+    assert work(config=CONFIG.model_copy(update={"seed": 1})).prompts != first.prompts
+    assert worked_tokens(first, 1) == sum(len(first.prompts[i]) + len(a) for i in (2, 3) for a in first.answers[i])
+    ppo, lengths = work("ppo"), work("lengths")
+    assert worked_tokens(ppo, 0) == 2 * (3 + 128)
+    assert lengths.batch == 4 * CONFIG.rows
+    assert worked_tokens(lengths, 1) == sum(lengths.lengths[128:256])
+    assert min(lengths.lengths) >= 16
+    assert max(lengths.lengths) <= 128
+
+
+def test_the_environment_is_the_same_for_both(monkeypatch):
+    monkeypatch.setenv("GLIBC_TUNABLES", "of.another=1")
+    monkeypatch.setenv("KEPT", "1")
+    tuned, plain = environment(CONFIG), environment(CONFIG.model_copy(update={"tuned": False}))
+    assert {key: tuned[key] for key in SETTINGS} == SETTINGS
+    assert not set(plain) & set(SETTINGS)
+    assert (tuned["OMP_NUM_THREADS"], tuned["KEPT"]) == ("1", "1")
+
+
+def test_the_peers_environment_is_made_once_and_says_why_it_could_not(tmp_path, monkeypatch):
+    from tutelage.bench import sides
+
+    ran = []
+    monkeypatch.setattr(sides, "_run", lambda command: ran.append(command) or (tmp_path / name).mkdir(exist_ok=True))
+    name = f"trl-1.16.0-torch-{torch.__version__.partition('+')[0]}-transformers-{sides.version('transformers')}"
+    first, second = peer_python("trl", tmp_path), peer_python("trl", tmp_path)
+    assert first == second == tmp_path / name / "bin" / "python"
+    assert [command[1:3] for command in ran] == [["-m", "venv"], ["-m", "pip"]]
+    assert ran[1][-3:] == [f"torch=={torch.__version__.partition('+')[0]}", *ran[1][-2:-1], "trl==1.16.0"]
+    monkeypatch.undo()
+    with pytest.raises(ModelError, match=r"could not be made .*exit on purpose"):
+        sides._run([sys.executable, "-c", "raise SystemExit('exit on purpose')"])
+
+
+@torch.no_grad()
+def first_loss(row, one):
+    """The loss of the first batch, from whole sequences one by one."""
+    decoder = tiny_decoder(260, layers=2)
+    terms = []
+    for i in one.part(0):
+        hidden = [decoder(Packed.of([[*one.prompts[i], *a]])) for a in one.answers[i]]
+        if row == "sft":
+            logprobs = (hidden[0] @ decoder.head_weight().T).log_softmax(-1)[5:-1]
+            terms += [-logprobs[t, token] for t, token in enumerate(one.answers[i][0])]
+        else:
+            scores = [reward_head(32)(h[-1:]) for h in hidden]
+            pairs = [-F.logsigmoid(scores[a] - scores[b]) for b in range(len(scores)) for a in range(b)]
+            terms.append(torch.stack(pairs).mean())
+    return float(torch.stack(terms).mean())
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_our_side_of_every_row_runs(row):
+    one = task(row, TINY, model="tiny", dtype="float32", vocabulary=260)
+    torch.manual_seed(0)
+    step = STEPS[row](one, Model(tiny_decoder(260, layers=2), tiny_tokenizer(), "tiny"))
+    losses = [step(0), step(1)]
+    if row in ("ppo", "ppo_shared", "generate", "lengths"):
+        assert losses == [None, None]
+    elif row == "dpo":
+        assert losses[0] == pytest.approx(math.log(2), abs=1e-6)
+        assert losses[1] != losses[0]
+    else:
+        assert losses[0] == pytest.approx(first_loss(row, one), rel=1e-4)
+        assert losses[1] != losses[0]
+
+
+def test_the_whole_path_on_a_tiny_model(tmp_path):
+    answer = bench("sft", tiny=True, record_to=tmp_path / "new" / "history.jsonl")
+    again = json.loads((tmp_path / "new" / "history.jsonl").read_text())
+    row = again["rows"]["sft"]
+    assert set(row["sides"]) == {"ours", "fake"}
+    assert row["best"] == "fake"
+    assert 0 < row["ratio"]["low"] <= row["ratio"]["median"] <= row["ratio"]["high"]
+    assert len(row["sides"]["ours"]["losses"]) == 5
+    assert row["sides"]["ours"]["versions"]["torch"] == torch.__version__
+    assert again["help_seconds"] > 0
+    assert again["settings"]["model"] == "tiny"
+    assert answer.figures["rows"]["sft"]["target"] == 4.0
+
+
+def test_rows_and_ways_are_checked():
+    assert chosen_rows(["dpo", "sft"]) == ["sft", "dpo"]
+    assert chosen_rows([]) == list(ROWS)
+    with pytest.raises(ConfigError, match="growth is measured alone"):
+        bench("growth", "sft", tiny=True)
+    with pytest.raises(ConfigError, match="--ways names 'paddd'"):
+        bench("sft", ways="paddd", tiny=True)
+
+
+def test_a_line_of_the_history_says_where_it_comes_from(tmp_path):
+    for _ in range(2):
+        record(tmp_path / "h.jsonl", facts(CONFIG))
+    lines = [json.loads(line) for line in (tmp_path / "h.jsonl").read_text().splitlines()]
+    assert len(lines) == 2
+    assert lines[0]["machine"]["cores"] >= 1
+    assert lines[0]["settings"]["steps"] == 2
+    assert set(lines[0]) == {"date", "commit", "machine", "settings"}
+
+
+def test_curves_are_drawn(tmp_path):
+    points = tuple(Point(str(n), n, 100.0 / n, 10**8 * n) for n in (1, 2, 4))
+    draw([Curve("SFT by batch", "sequences", points)], tmp_path / "growth.png")
+    assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_side_that_ends_is_waited_for(tmp_path):
+    path = work().write(tmp_path / "task.json")
+    side = Side.start("quiet", [*scripted(tmp_path / "o", seconds=[1] * 5), str(path)], tmp_path, environment(CONFIG))
+    side.end()
+    assert side.process.returncode == 0
+
+
+def test_rowfigures_without_a_peer():
+    assert RowFigures("sft", {}, {"padded": "why"}).best is None

@@ -1,0 +1,160 @@
+"""Speed and memory beside other libraries."""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from cyclopts import Parameter
+from rich.console import Group
+
+from tutelage.bench.growth import Curve, curves, draw
+from tutelage.bench.measure import OURS, RowFigures, facts, help_seconds, measure, record
+from tutelage.bench.sides import SCRIPTS, our_command, peer_command
+from tutelage.bench.work import ROWS, BenchConfig, RowName, chosen_rows, task
+from tutelage.commands.flags import Json, with_settings
+from tutelage.errors import ConfigError
+from tutelage.model.causal import best_compute, best_device, load, save
+from tutelage.progress import progress
+from tutelage.settings import FLAG, Layer, nested, resolve
+from tutelage.terminal import Answer, plain, table
+
+TINY = BenchConfig(
+    model="tiny", steps=2, rounds=2, batch=2, rows=4, prompt=6, shortest=3, longest=9, new_tokens=8, threads=1
+)
+
+
+@with_settings(BenchConfig)
+def bench(
+    *rows: Literal["sft", "reward", "reward4", "dpo", "ppo", "ppo_shared", "generate", "lengths", "growth"],
+    ways: str | None = None,
+    peers: bool = True,
+    record_to: Annotated[Path | None, Parameter(name="--record")] = None,
+    figure: Path | None = None,
+    tiny: Annotated[bool, Parameter(negative="")] = False,
+    json: Json = False,
+    settings: dict[str, Any],
+) -> Answer:
+    """How fast training and sampling are beside TRL and transformers, in turns on this machine; `growth` for curves.
+
+    The others run in environments of their own, which are made in the cache the first time (1 GB each).
+
+    Parameters
+    ----------
+    rows
+        What to measure; without any, all of it but `growth`: how speed and memory grow with the work.
+    ways
+        Only these of the peer's ways, with commas: padded, padding_free, dynamic, static.
+    peers
+        Measure the others too.
+    record_to
+        Append the figures to this file, one line of JSON each time: `benchmarks/history.jsonl`.
+    figure
+        Draw the curves of `growth` into this file.
+    tiny
+        A check in seconds: a model that knows nothing, few tokens, and a peer that only waits.
+    json
+        End standard output with one line of JSON; everything else goes to standard error.
+    """
+    config = resolve(BenchConfig, [Layer(FLAG, nested(settings))], base=TINY if tiny else None)
+    with tempfile.TemporaryDirectory() as place:
+        if "growth" in rows:
+            if len(rows) > 1:
+                raise ConfigError("growth is measured alone: name the other rows in another command")
+            grown = curves(config, Path(place), small=tiny)
+            figures = facts(config) | {"growth": grown}
+            shown = Group(*(_curve(one) for one in grown))
+            if figure is not None:
+                draw(grown, figure)
+        else:
+            found = _compare(chosen_rows(rows), config, Path(place), _ways(ways), peers=peers, tiny=tiny)
+            figures = facts(config) | {
+                "help_seconds": help_seconds(1 if tiny else 5),
+                "rows": {row.row: row.figures for row in found},
+            }
+            shown = Group(*_tables(found, figures["help_seconds"]))
+    if record_to is not None:
+        record(record_to, plain(figures))
+    return Answer(shown, figures)
+
+
+def _ways(given: str | None) -> Sequence[str]:
+    """The peer's ways that are asked for; none means all. Raises ConfigError for one that there is not."""
+    chosen = [] if given is None else given.split(",")
+    known = {way for row in ROWS.values() for way in row.ways}
+    if odd := [way for way in chosen if way not in known]:
+        raise ConfigError(f"--ways names {odd[0]!r}; there is {', '.join(sorted(known))}")
+    return chosen
+
+
+def _compare(
+    rows: Sequence[RowName], config: BenchConfig, place: Path, ways: Sequence[str], *, peers: bool, tiny: bool
+) -> list[RowFigures]:
+    """Every row, one after another. The model is read once here and saved where both sides can load it."""
+    model = load(config.model)
+    source = place / "model"
+    save(model, source)
+    dtype = str(best_compute(best_device())).removeprefix("torch.")
+    found = []
+    for row in rows:
+        work = task(row, config, model=str(source), dtype=dtype, vocabulary=model.decoder.config.vocab_size)
+        folder = place / row
+        folder.mkdir()
+        with progress(f"Bench {row}", config.rounds) as report:
+            others = _peers(row, ways, tiny=tiny) if peers else {}
+            found.append(measure(work, config, our_command(), others, folder, report))
+    return found
+
+
+def _peers(row: RowName, ways: Sequence[str], *, tiny: bool) -> Mapping[str, Sequence[str]]:
+    """The command of each of the peer's ways."""
+    if tiny:
+        return {"fake": [*our_command()[:1], str(SCRIPTS / "fake_side.py")]}
+    command = peer_command(ROWS[row].peer)
+    return {way: command for way in ROWS[row].ways if way in ways or not ways}
+
+
+def _tables(found: Sequence[RowFigures], help_took: float) -> Iterator[Any]:
+    """Ratios; then each side; then what failed."""
+    yield table(
+        f"Times as fast as the peer's best way: median over steps [rounds]; torch {torch.__version__}",
+        ["work", "ratio", "by CPU seconds", "target", "peer's best", "memory, peer / ours", "loss, ours", "loss, peer"],
+        [
+            (
+                ROWS[r.row].what,
+                r.ratio or "not measured",
+                r.cpu_ratio,
+                f"≥ {ROWS[r.row].target:g}",
+                r.best,
+                None if r.memory_ratio is None else f"{r.memory_ratio:.2f}",
+                *(None if loss is None else f"{loss:.4f}" for loss in (r.loss(OURS), r.loss(r.best or ""))),
+            )
+            for r in found
+        ],
+    )
+    yield table(
+        "\nEach side",
+        ["side", "tokens/s", "first step, s", "ready after, s", "peak memory, MB"],
+        [
+            (
+                f"{ROWS[r.row].what}: {name}",
+                f"{side.tokens_per_second:,.1f}",
+                f"{side.first_seconds:.2f}",
+                f"{side.load_seconds:.1f}",
+                f"{side.peak_bytes / 1e6:,.0f}",
+            )
+            for r in found
+            for name, side in r.sides.items()
+        ],
+    )
+    yield f"\ntutelage --help: {help_took:.2f} s"
+    for r in found:
+        for way, why in r.failed.items():
+            yield f"{ROWS[r.row].what}, {way}, not measured: {why}"
+
+
+def _curve(curve: Curve) -> Any:
+    """One curve of growth."""
+    rows = [(p.at, f"{p.tokens_per_second:,.1f}", f"{p.peak_bytes / 1e6:,.0f}") for p in curve.points]
+    return table(f"\n{curve.title}", [curve.along, "tokens/s", "peak memory, MB"], rows)
