@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -11,9 +11,9 @@ import torch.nn.functional as F
 
 from tutelage.allocator import SETTINGS
 from tutelage.bench import measure as measuring
-from tutelage.bench.growth import Curve, Point, draw
+from tutelage.bench.growth import Curve, Point, draw, shape
 from tutelage.bench.measure import Ratio, RowFigures, facts, measure, record
-from tutelage.bench.ours import STEPS, reward_head
+from tutelage.bench.ours import STEPS, network, reward_head
 from tutelage.bench.sides import Side, peer_python
 from tutelage.bench.work import ROWS, BenchConfig, Task, chosen_rows, environment, task, worked_tokens
 from tutelage.commands.bench import TINY, bench
@@ -39,6 +39,7 @@ for line in sys.stdin:
     turn = {"seconds": seconds, "cpu_seconds": [2 * s for s in seconds], "losses": script["losses"][:done]}
     print(json.dumps(turn | {"peak_bytes": script["peak"]}), flush=True)
 """
+SHAPE = shape(2, 128, 260)
 CONFIG = BenchConfig(steps=2, rounds=2, batch=2, prompt=3, shortest=2, longest=4, threads=1)
 
 
@@ -244,3 +245,14 @@ def test_a_side_that_ends_is_waited_for(tmp_path):
 
 def test_rowfigures_without_a_peer():
     assert RowFigures("sft", {}, {"padded": "why"}).best is None
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_growth_runs_random_shapes_and_ranks(rank):
+    one = replace(task("sft", TINY, model="", dtype="float32", vocabulary=260), rank=rank, shape=asdict(SHAPE))
+    model = network(one)
+    assert model.decoder.config == SHAPE
+    first = STEPS["sft"](one, model)(0)
+    assert first == pytest.approx(math.log(260), abs=0.3), "random weights know nothing"
+    frozen = {not p.requires_grad for p in model.decoder.layers[0].parameters()}
+    assert frozen == {rank > 0}, "LoRA freezes what it shares with its source"

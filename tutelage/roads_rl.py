@@ -1,9 +1,10 @@
 """Roads from a reward to a policy, put together: PPO, group methods, rejection sampling, best-of-n."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 from tutelage import history
 from tutelage.evaluate.best_of_n import Point, charts, curve
@@ -15,6 +16,7 @@ from tutelage.learn.best_of_n import raft, score
 from tutelage.learn.group import group
 from tutelage.learn.ppo import ppo
 from tutelage.model.batch import Example
+from tutelage.model.causal import Model
 from tutelage.records import Demonstration, Prompt
 from tutelage.runs import Run
 from tutelage.scoring import Reader, judges_memory, networks, scorers, scoring, text_reward
@@ -24,6 +26,26 @@ from tutelage.wire import generate, model_of, newest_policy, sampler_of, start_m
 
 RULES = ("rules", "judge")  # in place of a reward run's id: what scores without one
 PROPOSITIONS = "propositions"  # the newest reward run with the settings' propositions
+
+
+@contextmanager
+def _against(
+    folder: ProjectFolder,
+    kind: Literal["ppo", "group", "raft"],
+    flags: Mapping[str, Any],
+    start: str | None,
+    asked: tuple[str | None, str | None],
+    resume: str | None,
+) -> Iterator[tuple[Stage, Store, Model]]:
+    """A stage against a reward, its store, and the model it starts from; `asked` names the reward runs."""
+
+    def parents() -> list[RunInfo]:
+        found = folder.settings(Settings, flags)
+        choice = {"ppo": found.ppo.reward, "group": found.group.reward, "raft": found.raft.reward}
+        return [*scorers(folder, choice[kind], *asked), *start_run(folder, start)]
+
+    with stage(folder, kind, flags, resume=resume, parents=parents) as s, s.open_store() as store:
+        yield s, store, start_model(s)
 
 
 def run_ppo(
@@ -36,23 +58,15 @@ def run_ppo(
     resume: str | None = None,
 ) -> Run:
     """Train an sft run's model against a reward, on the store's prompts of the training split."""
-
-    def parents() -> list[RunInfo]:
-        choice = folder.settings(Settings, flags).ppo.reward
-        return [*scorers(folder, choice, scorer, safety), *start_run(folder, start)]
-
-    with stage(folder, "ppo", flags, resume=resume, parents=parents) as s, s.open_store() as store:
-        config, model = s.settings.ppo, start_model(s)
-
-        def example(d: Demonstration) -> Example:
-            return model.tokenizer.example(d.prompt, d.text, max_tokens=s.settings.sft.max_tokens)
+    with _against(folder, "ppo", flags, start, (scorer, safety), resume) as (s, store, model):
+        config = s.settings.ppo
 
         def fits(prompt: Prompt) -> Example:
             return model.tokenizer.example(prompt, "", max_tokens=s.settings.sft.max_tokens)
 
         with scoring(s, store, model, config.reward, config.sampling) as (reader, reward):
             prompts, held_out = _prompts(s, store, reader)
-            ptx = s.read(store, "demonstrations", "train", fits, example) if config.ptx_weight else ()
+            ptx = s.read(store, "demonstrations", "train", fits, _shown(s, model)) if config.ptx_weight else ()
             ppo(model, reward, prompts, config, s.run, held_out=held_out, ptx=ptx, sampler=sampler_of(model))
     return s.run
 
@@ -66,6 +80,11 @@ def _prompts(s: Stage, store: Store, reader: Reader) -> tuple[Sequence[list[int]
     )
 
 
+def _shown(s: Stage, model: Model) -> Callable[[Demonstration], Example]:
+    """How a demonstration is read: as SFT reads it."""
+    return lambda d: model.tokenizer.example(d.prompt, d.text, max_tokens=s.settings.sft.max_tokens)
+
+
 def run_group(
     folder: ProjectFolder,
     flags: Mapping[str, Any],
@@ -76,13 +95,8 @@ def run_group(
     resume: str | None = None,
 ) -> Run:
     """Train an sft run's model by RLOO, GRPO or REINFORCE on the store's prompts, against a reward."""
-
-    def parents() -> list[RunInfo]:
-        choice = folder.settings(Settings, flags).group.reward
-        return [*scorers(folder, choice, scorer, safety), *start_run(folder, start)]
-
-    with stage(folder, "group", flags, resume=resume, parents=parents) as s, s.open_store() as store:
-        config, model = s.settings.group, start_model(s)
+    with _against(folder, "group", flags, start, (scorer, safety), resume) as (s, store, model):
+        config = s.settings.group
         with scoring(s, store, model, config.reward, config.sampling) as (reader, reward):
             prompts, held_out = _prompts(s, store, reader)
             group(model, reward, prompts, config, s.run, held_out=held_out, sampler=sampler_of(model))
@@ -99,19 +113,10 @@ def run_raft(
     resume: str | None = None,
 ) -> Run:
     """Fine-tune an sft run's model on the best of its own samples, by a reward."""
-
-    def parents() -> list[RunInfo]:
-        choice = folder.settings(Settings, flags).raft.reward
-        return [*scorers(folder, choice, scorer, safety), *start_run(folder, start)]
-
-    with stage(folder, "raft", flags, resume=resume, parents=parents) as s, s.open_store() as store:
-        config, model = s.settings.raft, start_model(s)
-
-        def example(d: Demonstration) -> Example:
-            return model.tokenizer.example(d.prompt, d.text, max_tokens=s.settings.sft.max_tokens)
-
+    with _against(folder, "raft", flags, start, (scorer, safety), resume) as (s, store, model):
+        config = s.settings.raft
         few = islice(store.demonstrations("evaluation"), s.settings.evaluate.measured)
-        probe = fitting(few, example)
+        probe = fitting(few, _shown(s, model))
         with scoring(s, store, model, config.reward, config.sampling) as (reader, reward):
             prompts = s.read(store, "prompts", "train", reader.tokens, reader.tokens)
             raft(model, reward, prompts, config, s.run, probe=probe, sampler=sampler_of(model))

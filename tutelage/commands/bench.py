@@ -118,7 +118,7 @@ def _peers(row: RowName, ways: Sequence[str], *, tiny: bool) -> Mapping[str, Seq
 def _tables(found: Sequence[RowFigures], help_took: float) -> Iterator[Any]:
     """Ratios; then each side; then what failed."""
     yield table(
-        f"Times as fast as the peer's best way: median over steps [rounds]; torch {torch.__version__}",
+        f"Times as fast as the peer's best way, median over steps and range of rounds; torch {torch.__version__}",
         ["work", "ratio", "by CPU seconds", "target", "peer's best", "memory, peer / ours", "loss, ours", "loss, peer"],
         [
             (

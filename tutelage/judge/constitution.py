@@ -99,7 +99,7 @@ class ConstitutionConfig(Section):
     """Which principles are drawn."""
     rounds: Annotated[int, Field(ge=1, le=MOST_ROUNDS)] = 4
     """Rounds of critique and revision of each answer."""
-    keep: Literal["last", "all"] = "last"
+    keep: Literal["all", "last"] = "last"
     """Which revisions become demonstrations: the last of each answer, or those of every round."""
     room: Annotated[int, Field(ge=1)] = 512
     """Most tokens of a critique, of a revision, and of the thoughts before a comparison."""
