@@ -66,7 +66,7 @@ def test_answers_given_without_a_network_are_stored_once_each(ann: Browsing, hou
         ann.press(key, "Enter")
         ann.until_item_changes(before)
     page.wait_for_selector("#status[data-state=kept]")
-    assert page.inner_text("#status") == "4 kept on this device, will be sent"
+    shows(page, "4 kept on this device, will be sent")
     assert house.room.store.count("comparisons") == 0
     ann.press("4", "Enter")  # the last one at hand: there is no next, and the page says so
     page.wait_for_function("() => document.querySelector('.problem').textContent.startsWith('There is no network')")
@@ -127,7 +127,7 @@ def test_an_answer_waits_for_signing_in_again(ann: Browsing, house: House, addre
     ann.press("1", "Enter")
     ann.until_item_changes(before)
     page.wait_for_selector("#status[data-state=sign-in] a")
-    assert page.inner_text("#status") == "Sign in again to send 1 kept on this device"
+    shows(page, "Sign in again to send 1 kept on this device")
     session = house.room.entrance.start(ann.user)
     ann.context.add_cookies([{"name": "tutelage_session", "value": session, "url": address}])
     ann.goto("/")
@@ -143,7 +143,7 @@ def test_a_refused_answer_is_kept_to_be_read(ann: Browsing, house: House) -> Non
     ann.press("Control+Enter")
     ann.until_item_changes(before)
     page.click("#status[data-state=refused] a")
-    assert "An hour of work" in page.inner_text("#refused")
+    page.wait_for_selector("#refused >> text=An hour of work")
     page.click("#refused button")
     assert not page.is_visible("#refused")
     assert kept(ann, "refused:") == 0
@@ -271,7 +271,7 @@ def test_ten_minutes_without_a_network(ann: Browsing, house: House) -> None:
     ann.context.set_offline(True)
     for n in range(14):
         afternoon.answer(80 if n == 9 else 40)  # a cup of tea
-    assert page.inner_text("#status") == "14 kept on this device, will be sent"
+    shows(page, "14 kept on this device, will be sent")
     assert len(list(room.store.comparisons(annotator=ann.user.id))) == 3
     ann.context.set_offline(False)
     ann.saved()
@@ -307,15 +307,26 @@ def test_a_reload_without_the_studio(browser: Callable[..., Any], house: House) 
     assert page.input_value(":checked[name=preference]") == "2"  # as it was left
     for _ in range(4):
         answered_now(ann)
+    shows(page, "4 kept on this device, will be sent")
+    page.wait_for_timeout(1500)  # the page is kept again a moment after each answer
     page.reload()
     answered_now(ann)
-    assert page.inner_text("#status") == "5 kept on this device, will be sent"
+    shows(page, "5 kept on this device, will be sent")
     with served(create_app(url), int(address.rpartition(":")[2])):
         ann.saved()
     made = list(house.room.store.comparisons(annotator=ann.user.id))
     assert len(made) == len({c.prompt.id for c in made}) == 6
     context.close()
     assert ann.faults == []
+
+
+def shows(page: Any, status: str) -> None:
+    """The status says so, soon: it is written after the next item is shown."""
+    for _ in range(50):
+        if (said := page.inner_text("#status")) == status:
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(f"{said!r}, not {status!r}")
 
 
 def answered_now(ann: Browsing) -> None:

@@ -4,6 +4,7 @@ import json
 import warnings
 
 import pytest
+from judge_server import ChatServer, chat
 from test_cli import Shell
 
 import tutelage
@@ -54,6 +55,31 @@ def test_group_by_reward_run_and_by_rules(project):
     assert rows[2]["group/score"] == pytest.approx(rows[0]["group/score"] + rows[1]["group/score"], abs=1e-4)
     assert {"group/evaluation_score", "group/evaluation_kl"} <= rows[0].keys()
     assert by_rules.final.is_dir()
+
+
+def test_two_reward_runs_score_as_one(project):
+    helpful, safe = (run.id for run in project.runs("reward")[:2])
+    alone = project.group(GROUP, scorer=helpful).metrics()[-1]["group/score"]
+    run = project.group(GROUP, scorer=helpful, safety=safe)
+    assert run.facts["parents"] == [helpful, safe]
+    scale = json.loads((run.path / "two-rewards.json").read_text())
+    assert scale["std"] > 0
+    row = run.metrics()[-1]["group/score"]
+    assert row != pytest.approx(alone, abs=1e-3)
+    assert abs(row) < 3  # whitened on samples like these
+    with pytest.raises(ConfigError, match="scorer and safety at once"):
+        project.group(GROUP, scorer=helpful, safety=helpful)
+
+
+def test_a_judge_s_grade_is_a_reward(project):
+    with ChatServer(lambda body, _: chat("7", [("7", {"7": 0.5, "8": 0.5})])) as server:
+        asks = {"group.reward": "judge", "judge.panel": [f"{server.url}#m"], "group.end.kind": "none"}
+        run = project.group({**GROUP, **asks})
+        asked = len(server.requests)
+    assert run.facts["parents"] == []
+    assert run.metrics()[-1]["group/score"] == pytest.approx(2 * 6.5 / 9 - 1)
+    assert 0 < asked <= 8 * 2  # 8 answers, and those to the held-out prompts
+    assert run.facts["data"]["judges"]
 
 
 def test_evaluate_works_on_their_runs(project):

@@ -1,5 +1,6 @@
 """The store. Tests that take `url` run on SQLite here and on a real PostgreSQL server in test_postgresql.py."""
 
+import gc
 import sqlite3
 import tracemalloc
 from collections.abc import Iterator
@@ -277,6 +278,7 @@ def test_reading_is_bounded_in_memory(url: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(store_module, "PAGE", 50)
 
     def peak(wanted: int) -> int:
+        gc.collect()
         tracemalloc.start()
         count = sum(1 for _, _ in zip(store.comparisons(), range(wanted), strict=False))
         size = tracemalloc.get_traced_memory()[1]
@@ -287,7 +289,7 @@ def test_reading_is_bounded_in_memory(url: str, monkeypatch: pytest.MonkeyPatch)
     with Store(url) as store:
         store.add_all(pair(i) for i in range(1500))
         peak(100)  # fill the caches of statements
-        assert peak(1500) < 1.5 * peak(200)
+        assert peak(1500) < 2 * peak(200)  # unbounded, it is 7 times as much
 
 
 def test_a_new_schema_is_the_one_in_tables(url: str) -> None:
