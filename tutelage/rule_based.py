@@ -38,15 +38,14 @@ from tutelage.judge.propositions import (
 from tutelage.judge.rule_weights import Pairs, RuleBasedReward, fit_weights
 from tutelage.judging import REPLIES, one_judge
 from tutelage.learn.best_of_n import score
-from tutelage.learn.reward import RewardModel, load_reward
-from tutelage.learn.rollout import RewardFunction
+from tutelage.learn.reward import load_reward
+from tutelage.learn.rollout import Reward
 from tutelage.model.chat import Tokenizer
 from tutelage.records import Prompt
 from tutelage.runs import Run
 from tutelage.stage import Settings, Stage, stage
 from tutelage.terminal import plain
 
-Reward = RewardModel | RewardFunction
 MOST_COMPARISONS = 1000  # of the store's, that weights are fitted on
 KEPT = "propositions.json"
 

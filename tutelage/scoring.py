@@ -23,7 +23,7 @@ from tutelage.judge.rules import Exact, Instructions, Number, RuleReward, RulesC
 from tutelage.judging import REPLIES, graded_by
 from tutelage.learn.best_of_n import score
 from tutelage.learn.reward import RewardModel, load_reward
-from tutelage.learn.rollout import RewardFunction, RewardSource
+from tutelage.learn.rollout import Reward, RewardSource
 from tutelage.learn.two_rewards import TwoRewards
 from tutelage.model.causal import Model
 from tutelage.model.heads import relink
@@ -34,7 +34,6 @@ from tutelage.stage import Stage, fitting
 from tutelage.terminal import plain
 from tutelage.wire import SAMPLES, generate, prompt_tokens
 
-Reward = RewardModel | RewardFunction
 SCALE = "two-rewards.json"
 ALONE = ("rules", "judge")  # sources that ask no reward run
 

@@ -27,7 +27,7 @@ TINY = BenchConfig(
 
 @with_settings(BenchConfig)
 def bench(
-    *rows: Literal["sft", "reward", "reward4", "dpo", "ppo", "ppo_shared", "generate", "lengths", "growth"],
+    *rows: RowName | Literal["growth"],
     ways: str | None = None,
     peers: bool = True,
     record_to: Annotated[Path | None, Parameter(name="--record")] = None,

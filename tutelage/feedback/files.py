@@ -47,6 +47,15 @@ def rows(path: Path) -> Iterator[tuple[int, Row | RowError]]:
         ) from error
 
 
+def whole_rows(path: Path) -> Iterator[tuple[str, Row]]:
+    """Each row with where it stands. Raises DataError, naming file and line, at the first line that is none."""
+    for number, row in rows(path):
+        where = f"{path}, line {number}"
+        if isinstance(row, RowError):
+            raise DataError(f"{where} {row}") from row
+        yield where, row
+
+
 def _open(path: Path) -> IO[bytes]:
     with path.open("rb") as file:
         zipped = file.read(2) == GZIP

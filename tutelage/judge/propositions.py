@@ -6,7 +6,6 @@ comply, ...) it is desired, undesired, or of no matter. From that follow an answ
 unacceptable, and the features whose weights `rule_weights.py` fits.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from tutelage.config import Section
 from tutelage.errors import ConfigError, DataError
+from tutelage.feedback.files import whole_rows
 from tutelage.records import Prompt
 from tutelage.settings import read_yaml
 
@@ -158,7 +158,7 @@ def read_labelled(path: Path, book: Rulebook) -> list[Labelled]:
     Texts are strings or lists of messages. Raises DataError naming file and line.
     """
     found = []
-    for where, row in _rows(path):
+    for where, row in whole_rows(path):
         try:
             said = row["completion"]
             text = said if isinstance(said, str) else said[-1]["content"]
@@ -178,7 +178,7 @@ def read_behaviours(path: Path, book: Rulebook) -> dict[str, str]:
     Raises DataError naming file and line.
     """
     found: dict[str, str] = {}
-    for where, row in _rows(path):
+    for where, row in whole_rows(path):
         try:
             prompts = read_prompt(row)
             behaviour = book.behaviour(row["behaviour"], where)
@@ -191,7 +191,7 @@ def read_behaviours(path: Path, book: Rulebook) -> dict[str, str]:
 def read_tagged(path: Path) -> list[Prompt]:
     """JSON lines with `prompt`, a string in both of its forms. Raises DataError naming file and line."""
     found: list[Prompt] = []
-    for where, row in _rows(path):
+    for where, row in whole_rows(path):
         try:
             found += read_prompt(row)
         except (ValueError, KeyError, TypeError) as error:
@@ -207,21 +207,6 @@ def read_prompt(row: Mapping[str, Any]) -> tuple[Prompt, ...]:
 
 def _prompt(said: Any) -> Prompt:
     return Prompt.user(said) if isinstance(said, str) else Prompt.model_validate({"messages": said})
-
-
-def _rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """The lines of a file, each with where it stands."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error}") from error
-    found = []
-    for number, line in enumerate(lines, 1):
-        try:
-            found.append((f"{path}, line {number}", json.loads(line)))
-        except ValueError as error:
-            raise DataError(f"{path}, line {number}: this is not JSON: {error}") from error
-    return found
 
 
 def _fault(error: Exception) -> str:

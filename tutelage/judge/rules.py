@@ -175,7 +175,7 @@ def read_instructions(path: Path) -> dict[str, tuple[Instruction, ...]]:
     found: dict[str, tuple[Instruction, ...]] = {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {path}: {error}") from error
     for number, line in enumerate(lines, 1):
         try:

@@ -25,7 +25,7 @@ from tutelage.learn.rollout import (
     ActorCritic,
     EndRule,
     Networks,
-    RewardFunction,
+    Reward,
     RewardSource,
     Rollout,
     Shaping,
@@ -107,9 +107,7 @@ def select(found: Sequence[Kept], best: int, least: float | None) -> list[Kept]:
 class RaftState:
     """Policy, optimiser, pool, and how many rounds have been sampled; `save` and `load` are its checkpoint."""
 
-    def __init__(
-        self, model: Model, reward: RewardModel | RewardFunction, config: RaftConfig, sampler: Sampler | None
-    ) -> None:
+    def __init__(self, model: Model, reward: Reward, config: RaftConfig, sampler: Sampler | None) -> None:
         decoder = branch(model.decoder, config.train, torch.Generator().manual_seed(config.seed))
         self.config, self.policy = config, Policy(decoder)
         self.nets = Networks(ActorCritic(self.policy, None, None), Policy(model.decoder), reward, features=False)
@@ -174,7 +172,7 @@ class RaftState:
 
 def raft(
     model: Model,
-    reward: RewardModel | RewardFunction,
+    reward: Reward,
     prompts: Sequence[Sequence[int]],
     config: RaftConfig,
     run: Run,
@@ -230,7 +228,7 @@ class BestOfN:
     Log-probabilities are those of the policy that wrote, not of best-of-n.
     """
 
-    def __init__(self, sampler: Sampler, reward: RewardModel | RewardFunction, n: int) -> None:
+    def __init__(self, sampler: Sampler, reward: Reward, n: int) -> None:
         """Raises ValueError for n below 1."""
         if n < 1:
             raise ValueError(f"best of {n}: n is at least 1")
@@ -264,9 +262,7 @@ class BestOfN:
         yield from replay(self.generate(prompts, params, seed=seed))
 
 
-def score(
-    reward: RewardModel | RewardFunction, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
-) -> Tensor:
+def score(reward: Reward, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> Tensor:
     """Scores (N,) of responses, by a network or a function."""
     if isinstance(reward, RewardModel):
         return reward.score([[*p, *r] for p, r in zip(prompts, responses, strict=True)])

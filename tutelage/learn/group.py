@@ -26,13 +26,12 @@ from tutelage.learn.advantage import Advantage, Reinforce, Rloo, advantages
 from tutelage.learn.kl import LossKL, kl_penalty
 from tutelage.learn.learner import Part, prefixed
 from tutelage.learn.online import OnlineConfig, PolicyState, check_inputs, leave_model, minibatch_plan
-from tutelage.learn.reward import RewardModel
 from tutelage.learn.rollout import (
     ActorCritic,
     EndRule,
     Minibatch,
     Networks,
-    RewardFunction,
+    Reward,
     Rollout,
     Shaping,
     end_scores,
@@ -115,9 +114,7 @@ def group_loss(
 class GroupState(PolicyState[GroupConfig]):
     """Policy, optimiser, rollout, the place in it, and the running mean of rewards."""
 
-    def __init__(
-        self, model: Model, reward: RewardModel | RewardFunction, config: GroupConfig, sampler: Sampler | None
-    ) -> None:
+    def __init__(self, model: Model, reward: Reward, config: GroupConfig, sampler: Sampler | None) -> None:
         policy = Policy(branch(model.decoder, config.train, torch.Generator().manual_seed(config.seed)))
         nets = Networks(ActorCritic(policy, None, None), Policy(model.decoder), reward, features=False)
         shaping = Shaping(trace=1.0, whiten_advantages=False, end=config.end)
@@ -239,7 +236,7 @@ def optimise(t: GroupState, rollout: Rollout, run: Run) -> bool:
 
 def group(
     model: Model,
-    reward: RewardModel | RewardFunction,
+    reward: Reward,
     prompts: Sequence[Sequence[int]],
     config: GroupConfig,
     run: Run,

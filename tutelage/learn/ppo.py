@@ -20,8 +20,7 @@ from tutelage.errors import Interrupted
 from tutelage.learn.learner import Part, prefixed
 from tutelage.learn.online import OnlineConfig, check_inputs, leave_model, minibatch_plan
 from tutelage.learn.ppo_state import PPOState
-from tutelage.learn.reward import RewardModel
-from tutelage.learn.rollout import ActorCritic, Minibatch, RewardFunction, Rollout, Shaping
+from tutelage.learn.rollout import ActorCritic, Minibatch, Reward, Rollout, Shaping
 from tutelage.learn.sft import batches, sft_loss
 from tutelage.learn.vital_signs import check_sampler, ratio_sums, step_metrics, warn
 from tutelage.model.batch import Example, cut, gather, pick
@@ -84,7 +83,7 @@ def optimise(t: PPOState, rollout: Rollout, ptx: Sequence[Example], run: Run) ->
 
 def ppo(
     model: Model,
-    reward: RewardModel | RewardFunction,
+    reward: Reward,
     prompts: Sequence[Sequence[int]],
     config: PPOConfig,
     run: Run,

@@ -7,7 +7,7 @@ import torch
 from tutelage.errors import ConfigError
 from tutelage.learn.online import PolicyState
 from tutelage.learn.reward import RewardModel
-from tutelage.learn.rollout import ActorCritic, Networks, RewardFunction
+from tutelage.learn.rollout import ActorCritic, Networks, Reward
 from tutelage.model.adapters import branch, trainable
 from tutelage.model.causal import Model
 from tutelage.model.heads import Head, Policy
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 class PPOState(PolicyState["PPOConfig"]):
     """Policy, critic, optimiser, rollout, and the place in it."""
 
-    def __init__(
-        self, model: Model, reward: RewardModel | RewardFunction, config: "PPOConfig", sampler: Sampler | None
-    ) -> None:
+    def __init__(self, model: Model, reward: Reward, config: "PPOConfig", sampler: Sampler | None) -> None:
         """Raises ConfigError for a critic on features that the reward doesn't have."""
         generator = torch.Generator().manual_seed(config.seed)
         decoder = branch(model.decoder, config.train, generator)

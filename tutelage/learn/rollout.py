@@ -21,6 +21,8 @@ from tutelage.sample.sampler import Sampled
 
 RewardFunction = Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], Tensor]
 """Prompts and responses as token ids → scores (N,). For rewards that are rules, judges or tests, not networks."""
+Reward = RewardModel | RewardFunction
+"""What scores answers."""
 RewardSource = Literal["model", "rules", "both", "propositions", "judge"]
 """What gives a run's scores, as settings name it."""
 
@@ -174,7 +176,7 @@ class Networks:
 
     actor: ActorCritic
     reference: Policy
-    reward: RewardModel | RewardFunction
+    reward: Reward
     features: bool  # the critic is a head on the reward model's features
 
     @property

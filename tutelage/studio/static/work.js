@@ -23,7 +23,8 @@ const RENEW = 240_000;
 const desk = document.getElementById("desk");
 const { batch } = desk.dataset;
 const correcting = "correcting" in desk.dataset;
-const ahead = stocked();
+const taken = correcting ? [] : [...elsewhere(), ...itemsWaiting()]; // a kept page may be older than the last answers
+const ahead = stocked().filter((form) => !taken.includes(form.dataset.item));
 const past = [];
 let now = null;
 let fetching = null;
@@ -309,6 +310,6 @@ const guideline = document.getElementById("guideline");
 if (guideline && matchMedia("(max-width: 71.99rem)").matches) guideline.open = false;
 ahead.forEach(remember);
 mount(document.getElementById("item"));
-if (!correcting && [...elsewhere(), ...itemsWaiting()].includes(now.form.dataset.item)) advance();
+if (taken.includes(now.form.dataset.item)) advance();
 else (now.form.querySelector("textarea[name=text]") ?? now.form).focus({ preventScroll: true });
 if (!correcting) prepare().catch(() => {}); // without it a reload needs the network; nothing else does
