@@ -76,6 +76,8 @@ def test_another_kind_replaces_the_section_and_the_same_kind_is_merged() -> None
         ({"steps": "many"}, {}, "tutelage.yaml: 'steps' is 'many', expected a valid integer"),
         ({"steps": 0}, {}, "tutelage.yaml: 'steps' is 0, expected greater than or equal to 1"),
         ({"steps": 2}, {"steps": "x"}, "flag --steps: 'steps' is 'x', expected a valid integer"),
+        ({"parts": [1, "x"]}, {}, "tutelage.yaml: 'parts.1' is 'x', expected a valid integer"),
+        ({"parts": [1]}, {"parts": [1, "x"]}, "flag --parts: 'parts.1' is 'x', expected a valid integer"),
         ({"inner": 3}, {}, "tutelage.yaml: 'inner' is 3, expected a section, with settings of its own below it"),
         ({"way": "fats"}, {}, "tutelage.yaml: 'way' is 'fats', expected 'fast' or 'slow'"),
         (

@@ -8,6 +8,7 @@ import difflib
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -216,7 +217,7 @@ def _path(loc: tuple[int | str, ...], merged: Tree) -> list[str]:
         if isinstance(place, dict) and part not in place and place.get(KIND) == part:
             continue
         path.append(str(part))
-        place = place.get(part) if isinstance(place, dict) else None
+        place = _at(place, [str(part)])
     return path
 
 
@@ -228,15 +229,19 @@ def _where(path: Sequence[str], layers: Sequence[Layer]) -> str:
     last = holding[-1]
     if isinstance(_at(last.values, path), dict):
         return " and ".join("flags" if layer.source == FLAG else layer.source for layer in holding)
-    return f"flag --{'.'.join(path)}" if last.source == FLAG else last.source
+    setting = takewhile(lambda part: not part.isdecimal(), path)  # a flag gives a list as a whole
+    return f"flag --{'.'.join(setting)}" if last.source == FLAG else last.source
 
 
 def _at(tree: Any, path: Sequence[str]) -> Any:
-    """The value at a path, None where there is none."""
+    """The value at a path, None where there is none; a number is a place in a list."""
     for part in path:
-        if not isinstance(tree, dict) or part not in tree:
+        if isinstance(tree, dict) and part in tree:
+            tree = tree[part]
+        elif isinstance(tree, list | tuple) and part.isdecimal() and int(part) < len(tree):
+            tree = tree[int(part)]
+        else:
             return None
-        tree = tree[part]
     return tree
 
 

@@ -27,7 +27,7 @@ TINY = BenchConfig(
 
 @with_settings(BenchConfig)
 def bench(
-    *rows: RowName | Literal["growth"],
+    *rows: Literal[RowName, "growth"],
     ways: str | None = None,
     peers: bool = True,
     record_to: Annotated[Path | None, Parameter(name="--record")] = None,
