@@ -68,6 +68,35 @@ def test_all_learn_from_the_same_labels_and_within_the_budget(mini):
     )
 
 
+def test_what_the_offline_roads_are_given_is_every_ranking(tmp_path, monkeypatch):
+    """The labels in a run's facts are what it should read; here is what it does."""
+    given = {"sft": [], "dpo": [], "split": []}
+
+    def spied(name, real, read):
+        def called(*args):
+            given[name].append(read(*args))
+            return real(*args)
+
+        monkeypatch.setattr(module, name, called)
+
+    spied("sft", module.sft, lambda model, examples, config, run: len(examples))
+    spied("dpo", module.dpo, lambda model, items, config, run: config.loss.kind != "kto" and len(items))
+    spied("split", module.split, lambda ranking: ranking)
+    config = CompareConfig.miniature().model_copy(update={"roads": ("sft-preferred", "dpo", "kto"), "temperatures": ()})
+    compare_roads(config, tmp_path, COMMAND)
+    assert given["sft"] == [12]
+    assert given["dpo"] == [12, False]
+    assert len(given["split"]) == 12
+
+
+def test_every_road_against_a_reward_has_the_same_one(mini):
+    folder, _ = mini
+    known = json.loads((folder / "seed-0" / "demo.json").read_text(encoding="utf-8"))
+    for name in SAMPLING:
+        run = json.loads((folder / "seed-0" / "runs" / measured(folder, name)["asked"]["run"] / "run.json").read_text())
+        assert run["parents"] == [known["sft"], known["reward"]]
+
+
 def test_costs_are_measured_and_checkpoints_are_gone(mini):
     folder, _ = mini
     for name in TRAINED:
