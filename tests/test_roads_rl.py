@@ -82,6 +82,45 @@ def test_a_judge_s_grade_is_a_reward(project):
     assert run.facts["data"]["judges"]
 
 
+def test_propositions_are_graded_weighed_and_added_to_the_reward_run(project, tmp_path):
+    book = {
+        "behaviours": {"comply": "do it"},
+        "propositions": [
+            {"id": "yes", "text": "It says yes.", "desired": ["comply"]},
+            {"id": "sorry", "text": "It says sorry.", "undesired": ["comply"]},
+        ],
+    }
+    (tmp_path / "book.yaml").write_text(json.dumps(book))
+    said = {"yes indeed": {"yes": True, "sorry": False}, "sorry never": {"yes": False, "sorry": True}}
+    rows = [
+        {"prompt": f"Say {i}: ", "completion": text, "behaviour": "comply", "propositions": truth}
+        for i in range(20)
+        for text, truth in said.items()
+    ]
+    (tmp_path / "labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rules = {
+        "propositions.rulebook": str(tmp_path / "book.yaml"),
+        "propositions.labelled": str(tmp_path / "labelled.jsonl"),
+    }
+    scorer = project.runs("reward")[0].id
+    found = project.propositions(rules, scorer=scorer)
+    assert found.figures is not None
+    assert found.figures.auc.mean == 1
+    assert found.weighing is not None
+    assert [(w.proposition, w.weight > 0) for w in found.weighing.weights] == [("yes", True), ("sorry", False)]
+    assert (found.weighing.pairs, found.weighing.accuracy) == (20, 1)
+    assert found.weighing.hinge < found.weighing.hinge_without
+
+    alone = project.group(GROUP, scorer=scorer).metrics()[-1]["group/score"]
+    run = project.group({**GROUP, **rules, "group.reward": "propositions"}, scorer=scorer)
+    kept = json.loads((run.path / "propositions.json").read_text())
+    weights = [row["weight"] for row in kept["weights"]]
+    assert weights == pytest.approx([w.weight for w in found.weighing.weights])
+    added = run.metrics()[-1]["group/score"] - alone  # both graded uncertain: of such letters neither is said
+    assert weights[1] < added < weights[0]
+    assert added != 0
+
+
 def test_evaluate_works_on_their_runs(project):
     run = project.group({**GROUP, **LETTER, "group.reward": "rules"})
     trial = project.evaluate(run.id, {**SHORT, "evaluate.prompts": 4})

@@ -58,6 +58,7 @@ def test_a_hinge_of_one_pair_by_hand():
     assert fit_weights(one, 10.0) == pytest.approx([0.2], abs=1e-6)
     ahead = Pairs(np.array([[2.0]]), np.array([[0.0]]), np.full(1, 3.0), np.zeros(1))
     assert fit_weights(ahead, 0.01) == pytest.approx([0.0], abs=1e-6)
+    assert [one.hinge(np.array([w])) for w in (0.0, 0.2, 0.5, 9.0)] == pytest.approx([1.0, 0.6, 0.0, 0.0])
 
 
 def test_fitted_signs_are_the_planted_ones():
