@@ -20,6 +20,7 @@ from tutelage.loop.compare_roads_table import (
     BOUND_COLUMNS,
     BOUNDS,
     COLUMNS,
+    COSTS,
     SWEEP_COLUMNS,
     Found,
     Row,
@@ -88,9 +89,11 @@ def _without(one: Any) -> Any:
 
 def _page(config: CompareConfig, found: Found, outcome: Outcome, charts: tuple[Chart, ...], command: str) -> Report:
     label = next(iter(outcome.labels.values()))
+    cells = [r.cells() for r in outcome.rows]
     grids = [
-        Grid("Roads", "At the end of training. " + ABOUT, COLUMNS, tuple(r.cells() for r in outcome.rows)),
+        Grid("Roads", "At the end of training. " + ABOUT, COLUMNS[:COSTS], tuple(row[:COSTS] for row in cells)),
         Grid("Best gold within a KL", ABOUT_BOUNDS, BOUND_COLUMNS, outcome.bounds),
+        Grid("What they cost", "", COLUMNS[:1] + COLUMNS[COSTS:], tuple(row[:1] + row[COSTS:] for row in cells)),
     ]
     if outcome.sweep:
         grids.append(Grid("Temperature", "", SWEEP_COLUMNS, outcome.sweep))

@@ -25,6 +25,7 @@ COLUMNS = (
     "completions",
     "updates",
 )
+COSTS = COLUMNS.index("training, s")  # from here on a row says what the road cost
 BOUND_COLUMNS = (
     "road",
     *(f"best gold, KL ≤ {b:g}" for b in BOUNDS),
