@@ -85,6 +85,10 @@ class ChatServer:
             if isinstance(said, float):
                 time.sleep(said)
                 said = fault(500, "too late")
+        finally:
+            with self._lock:  # before a byte is sent: whoever has read the answer may ask again at once
+                self._at_once -= 1
+        try:
             if said is DROP:
                 handler.close_connection = True
                 return
@@ -99,9 +103,6 @@ class ChatServer:
                 self.sent[question] += status == 200
         except (BrokenPipeError, ConnectionResetError):
             pass
-        finally:
-            with self._lock:
-                self._at_once -= 1
 
 
 def spoken_by(model):
