@@ -124,6 +124,7 @@ def test_it_learns_a_taste_and_not_its_opposite(tmp_path, seed):
     assert float(scores.mean()) == pytest.approx(0, abs=1e-4)
     assert float(scores.std(correction=0)) == pytest.approx(1, abs=1e-4)
     again = load_reward(tmp_path / next(tmp_path.iterdir()).name / "model")
+    again.scorer.decoder.compute_in(torch.float32)  # loaded in the machine's best format
     assert torch.allclose(again.score([right[70].sequences[0]]), reward.score([right[70].sequences[0]]), atol=1e-5)
 
 

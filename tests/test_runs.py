@@ -51,6 +51,11 @@ def test_start_writes_what_the_run_is(run: Run) -> None:
     assert json.loads((run.path / "run.json").read_text())["status"] == "done"
 
 
+def test_the_newest_of_two_begun_in_one_second_is_known(tmp_path: Path) -> None:
+    begun = [Run.start(tmp_path, "ppo", Settings()).id for _ in range(8)]  # by chance: 1 in 40,320
+    assert [found.id for found in history.list_runs(tmp_path)] == begun[::-1]
+
+
 def test_save_and_restore_round_trip(run: Run) -> None:
     run.save(200, state(200), lambda folder: (folder / "weights.bin").write_bytes(b"abc") and None)
     restored = Run.open(run.path).restore()

@@ -55,7 +55,7 @@ class Run:
             "status": "running",
             "command": command or " ".join(sys.argv),
             "versions": _versions(),
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "started": datetime.now(UTC).isoformat(timespec="microseconds"),  # so that the newest of two is known
             "finished": None,
             "seconds": 0.0,
             "data": {},

@@ -205,7 +205,7 @@ def _facts(path: Path, run: RunInfo) -> dict[str, str]:
     versions = Run.open(path).facts.get("versions", {})
     facts = {
         "Command": run.command,
-        "Started": run.started,
+        "Started": f"{run.started[:19].replace('T', ' ')} UTC",
         "Versions": ", ".join(f"{name} {v}" for name, v in versions.items() if v),
     }
     facts |= {f"Data: {name}": number(value) for name, value in flat(run.data)}
