@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+import torch
 
 from tutelage.cli import run as cli
 from tutelage.errors import Interrupted
@@ -115,7 +116,8 @@ def test_the_frontier_starts_at_sft_and_is_sorted_by_kl(mini):
     folder, _ = mini
     found = {0: json.loads((folder / "results.json").read_text())["seeds"]["0"]}
     start = measured(folder, "sft")["points"][0]
-    assert start["kl"] == pytest.approx(0, abs=1e-4)
+    rounding = 1e-4 if causal.best_compute() == torch.float32 else 0.02  # nats a text: sampler and trainer round apart
+    assert start["kl"] == pytest.approx(0, abs=rounding)
     for name in TRAINED:
         points = measured(folder, name)["points"]
         assert [p["n"] for p in points] == [8, 8]

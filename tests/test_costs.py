@@ -23,7 +23,7 @@ from tutelage.runs import Run
 from tutelage.sample.engine import Engine
 from tutelage.sample.sampler import SamplingParams
 
-VOCABULARY, WIDTH, LAYERS = 260, 32, 2
+VOCABULARY, WIDTH, LAYERS, HEADS = 260, 32, 2, 4
 NEVER = -1
 RATE = OptimizerConfig(learning_rate=1e-3)
 QUIET = {"evaluate_every": 0, "optimizer": RATE}
@@ -46,14 +46,14 @@ class Costs(TorchDispatchMode):
             wide = args[1].shape[1]
             self.layer_tokens += args[0].shape[0] * (wide == 4 * WIDTH)  # gate and up together: once a layer
             self.logits += args[0].shape[0] * (wide == VOCABULARY)
-        elif name.startswith("aten::_scaled_dot_product") and not name.endswith("backward"):
-            self.attended += args[0].shape[0] * args[0].shape[2]
+        elif name == "aten::_softmax" and args[0].dim() == 3:
+            self.attended += args[0].numel()
         return out
 
     def seen(self):
-        """Passes, tokens embedded, tokens through all layers, logits' rows, rows of attention's rectangles by layer."""
-        assert self.layer_tokens % LAYERS == self.attended % LAYERS == 0
-        return self.passes, self.tokens, self.layer_tokens // LAYERS, self.logits, self.attended // LAYERS
+        """Passes, tokens embedded, tokens through all layers, logits' rows, scores of attention by layer and head."""
+        assert self.layer_tokens % LAYERS == self.attended % (LAYERS * HEADS) == 0
+        return self.passes, self.tokens, self.layer_tokens // LAYERS, self.logits, self.attended // (LAYERS * HEADS)
 
 
 def tiny():
@@ -101,16 +101,17 @@ def fours():
 
 def test_sft_makes_one_pass_and_no_padding(tmp_path):
     config = SFTConfig(steps=1, batch_size=3, **QUIET)
-    # whole: 10 + 12 + 13 tokens; the 6 that all begin with are there once; attention's rectangle is 3 rows of 13
+    # whole: 10 + 12 + 13 tokens; the 6 that all begin with are there once; attention: 3 rows of at most 13 queries of
+    # their own, and beside as many keys the 6 shared ones (what a small rectangle wastes is cheaper than another one)
     # 14 trained tokens: their logits on the way there and, the output matrix being trained, again on the way back
     run = Run.start(tmp_path, "sft", config)
-    assert costs_of(lambda: sft(tiny(), examples(), config, run)) == (1, 35 - 12, 35 - 12, 2 * 14, 3 * 13)
+    assert costs_of(lambda: sft(tiny(), examples(), config, run)) == (1, 35 - 12, 35 - 12, 2 * 14, 3 * 13 * 19)
 
 
 def test_a_frozen_output_matrix_needs_its_logits_once(tmp_path):
     config = SFTConfig(steps=1, batch_size=3, train=Top(layers=1), **QUIET)
     run = Run.start(tmp_path, "sft", config)
-    assert costs_of(lambda: sft(tiny(), examples(), config, run)) == (1, 23, 23, 14, 39)
+    assert costs_of(lambda: sft(tiny(), examples(), config, run)) == (1, 23, 23, 14, 741)
 
 
 def test_a_reward_update_reads_each_prompt_once():
@@ -120,14 +121,14 @@ def test_a_reward_update_reads_each_prompt_once():
     def update():
         reward_loss(scorer, groups, RewardConfig())[0].backward()
 
-    # a prompt of 5 and 2 + 3 + 4 + 5 tokens, twice; whole sequences would be 68 tokens
-    assert costs_of(update) == (1, 2 * (5 + 14), 2 * (5 + 14), 0, 8 * 10)
+    # a prompt of 5 and 2 + 3 + 4 + 5 tokens, twice; whole sequences would be 68 tokens; 8 rows of at most 7 queries
+    assert costs_of(update) == (1, 2 * (5 + 14), 2 * (5 + 14), 0, 8 * 7 * 12)
 
 
 def test_training_a_reward_model_adds_one_pass_for_the_scale(tmp_path):
     config = RewardConfig(steps=2, batch_size=2, **QUIET)
     run = Run.start(tmp_path, "reward", config)
-    assert costs_of(lambda: train_reward(tiny(), fours(), config, run)) == (3, 3 * 38, 3 * 38, 0, 3 * 80)
+    assert costs_of(lambda: train_reward(tiny(), fours(), config, run)) == (3, 3 * 38, 3 * 38, 0, 3 * 672)
 
 
 def test_dpo_asks_its_reference_once_a_run(tmp_path):
@@ -135,7 +136,7 @@ def test_dpo_asks_its_reference_once_a_run(tmp_path):
     run = Run.start(tmp_path, "dpo", config)
     items = [Preference(r, 5) for r in fours()]
     # four passes: the reference's, and one a step; 28 completion tokens, whose logits a step needs twice
-    assert costs_of(lambda: dpo(tiny(), items, config, run)) == (4, 4 * 38, 4 * 38, 28 + 3 * 2 * 28, 4 * 80)
+    assert costs_of(lambda: dpo(tiny(), items, config, run)) == (4, 4 * 38, 4 * 38, 28 + 3 * 2 * 28, 4 * 672)
 
 
 def sampled(prompts, max_tokens, slots=64):
@@ -144,12 +145,13 @@ def sampled(prompts, max_tokens, slots=64):
 
 
 def test_a_sampled_token_is_fed_once_and_the_last_never():
-    # a pass a token; the prompts go with the first; every pass gives logits for its rows alone
-    assert sampled([[1, 2, 3, 4], [5, 6]], 3) == (3, 6 + 2 * 2, 6 + 2 * 2, 3 * 2, 2 * 4)
+    # a pass a token; the prompts go with the first, in a rectangle; every pass gives logits for its rows alone; rows
+    # look back into a room of 16
+    assert sampled([[1, 2, 3, 4], [5, 6]], 3) == (3, 6 + 2 * 2, 6 + 2 * 2, 3 * 2, 2 * 4 * 4 + 2 * 2 * 16)
 
 
 def test_equal_prompts_are_read_once():
-    assert sampled([[1, 2, 3, 4]] * 3, 3) == (3, 4 + 2 * 3, 4 + 2 * 3, 3 * 3, 4)
+    assert sampled([[1, 2, 3, 4]] * 3, 3) == (3, 4 + 2 * 3, 4 + 2 * 3, 3 * 3, 4 * 4 + 2 * 3 * 16)
 
 
 def test_a_prompt_that_waits_costs_no_pass_of_its_own():

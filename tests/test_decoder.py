@@ -1,45 +1,18 @@
 """The decoder against a student's loop over single sequences, and the low-precision copies of its weights."""
 
 import copy
-import itertools
 from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from tutelage.model.batch import Batch, Example, Packed
-from tutelage.model.decoder import Attention, Decoder, inverse_frequencies
+from tutelage.model.decoder import Decoder, inverse_frequencies
 from tutelage.model.tiny import tiny_config, tiny_decoder
 
 sequences = st.lists(st.lists(st.integers(0, 39), min_size=1, max_size=9), min_size=1, max_size=5)
-
-
-def attend_slowly(q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...], window: int | None) -> Tensor:
-    """One query, one head, one key at a time."""
-    out = torch.zeros_like(q)
-    group = q.shape[1] // k.shape[1]
-    first = 0
-    for n in lengths:
-        for i, head in itertools.product(range(n), range(q.shape[1])):
-            seen = [j for j in range(i + 1) if window is None or i - j < window]
-            keys = torch.stack([k[first + j, head // group] for j in seen])
-            values = torch.stack([v[first + j, head // group] for j in seen])
-            weight = torch.softmax(keys @ q[first + i, head] / q.shape[-1] ** 0.5, 0)
-            out[first + i, head] = weight @ values
-        first += n
-    return out.flatten(1)
-
-
-@pytest.mark.parametrize("window", [None, 3])
-@pytest.mark.parametrize("lengths", [(7,), (4, 4), (1, 6, 3)])
-def test_attention_is_the_loop_a_student_would_write(lengths: tuple[int, ...], window: int | None) -> None:
-    torch.manual_seed(1)
-    q, k, v = torch.randn(sum(lengths), 4, 8), torch.randn(sum(lengths), 2, 8), torch.randn(sum(lengths), 2, 8)
-    fast = Attention(lengths, window, torch.device("cpu"))(q, k, v)
-    torch.testing.assert_close(fast, attend_slowly(q, k, v, lengths, window), atol=1e-5, rtol=1e-5)
 
 
 @settings(max_examples=25, deadline=None)

@@ -55,7 +55,8 @@ def full_logprobs(hidden, weight, target, temperature):
 @pytest.mark.parametrize("frozen_head", [True, False])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_token_logprobs_and_gradients_equal_the_full_softmax(frozen_head, temperature, monkeypatch):
-    monkeypatch.setattr(maths, "LOGITS_AT_ONCE", 50 * 3)  # three rows at a time, so chunks are crossed
+    monkeypatch.setattr(maths, "ROWS_AT_ONCE", 4)  # tiles are crossed both ways, and the last ones are smaller
+    monkeypatch.setattr(maths, "WORDS_AT_ONCE", 15)
     g = torch.Generator().manual_seed(0)
     hidden = torch.randn(11, 8, generator=g, requires_grad=True)
     weight = torch.randn(50, 8, generator=g, requires_grad=not frozen_head)
@@ -74,7 +75,8 @@ def test_token_logprobs_and_gradients_equal_the_full_softmax(frozen_head, temper
 def test_logits_are_never_held_whole(monkeypatch):
     seen = []
     plain = F.linear
-    monkeypatch.setattr(maths, "LOGITS_AT_ONCE", 300)
+    monkeypatch.setattr(maths, "ROWS_AT_ONCE", 10)
+    monkeypatch.setattr(maths, "WORDS_AT_ONCE", 30)
     monkeypatch.setattr(maths.F, "linear", lambda *a: seen.append(plain(*a).numel()) or plain(*a))
     maths.token_logprobs(torch.randn(40, 4), torch.randn(100, 4), torch.zeros(40, dtype=torch.int64))
     assert max(seen) <= 300

@@ -228,7 +228,7 @@ def test_demonstrations_may_score_zero_as_instructgpt_had_it(project: Project) -
     tokenizer = causal.load("tiny").tokenizer
     texts = [tokenizer.example(d.prompt, d.text, max_tokens=48).tokens for d in written if d.prompt.split == "train"]
     assert float(scores(shifted, texts).mean()) == pytest.approx(0, abs=1e-4)
-    assert abs(float(scores(plain, texts).mean())) > 0.01
+    assert abs(float(scores(plain, texts).mean())) > 1e-3
     scales = [json.loads((run.final / "reward.json").read_text()) for run in (plain, shifted)]
     assert scales[0]["std"] == pytest.approx(scales[1]["std"], rel=1e-5)  # the deviation is the samples' either way
 

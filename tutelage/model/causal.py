@@ -15,7 +15,10 @@ from tutelage.model.decoder import Decoder
 from tutelage.model.download import MODELS, model_folder
 from tutelage.model.foreign import ForeignDecoder
 from tutelage.model.gguf import GgufFile
+from tutelage.model.kernels import library
 from tutelage.model.layout import NotServedError, config_json, fill, parse_config, tensor_lookup, write_tensors
+from tutelage.model.native import PIECES
+from tutelage.model.pieces import EAGER, Pieces, compiled
 from tutelage.model.tiny import tiny_decoder, tiny_tokenizer
 
 
@@ -60,6 +63,14 @@ def best_compute(device: torch.device | str = "cpu") -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+def best_pieces(device: torch.device | str = "cpu") -> Pieces:
+    """What lies between matrix products: in C++ on a CPU where a compiler is at hand, by torch.compile on CUDA."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return compiled()
+    return PIECES if kind == "cpu" and library() is not None else EAGER
+
+
 def fingerprint(decoder: nn.Module) -> str:
     """16 hexadecimal digits of a SHA-256 over every weight's name, shape and fp32 bytes."""
     digest = hashlib.sha256()
@@ -88,7 +99,7 @@ def load(name_or_path: str | Path, *, compute: torch.dtype | None = None, device
     if len(tokenizer) > decoder.config.vocab_size:
         sizes = f"{len(tokenizer)} tokens, the model {decoder.config.vocab_size}"
         raise ModelError(f"the tokenizer of {name} knows {sizes}: they are of different models")
-    decoder = decoder.to(device).compute_in(compute or best_compute(device))
+    decoder = decoder.to(device).compute_in(compute or best_compute(device)).use(best_pieces(device))
     return Model(decoder, tokenizer, name)
 
 

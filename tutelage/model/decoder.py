@@ -8,7 +8,8 @@ Legend: T tokens, H hidden size, A heads, G key/value heads, D head size.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
-from tutelage.model.batch import Packed, firsts
+from tutelage.model import native
+from tutelage.model.attention import attention
+from tutelage.model.batch import Packed
+from tutelage.model.pieces import EAGER, Pieces, normed, rotate
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,23 @@ def _note_step(optimizer: Optimizer, *_: Any) -> None:
 register_optimizer_step_post_hook(_note_step)
 
 
+class _Product(torch.autograd.Function):
+    """x (T, in) times a low-precision copy of the weight; the gradient reaches the weight in its own precision."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, low: Tensor) -> Tensor:
+        ctx.save_for_backward(x, low)
+        ctx.dtype = weight.dtype
+        return F.linear(x, low, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, None]:
+        x, low = ctx.saved_tensors
+        grad_x = grad @ low if ctx.needs_input_grad[0] else None
+        grad_bias = grad.sum(0) if ctx.needs_input_grad[2] else None
+        return grad_x, (grad.t() @ x).to(ctx.dtype), grad_bias, None
+
+
 class Linear(nn.Module):
     """A matrix product in the compute dtype over an fp32 weight, with an optional low-rank adapter (LoRA)."""
 
@@ -64,11 +85,19 @@ class Linear(nn.Module):
         self.lora_scale = 0.0
         self.compute = torch.float32
         self._low: tuple[tuple[int, int], Tensor] | None = None  # (state of the weight, its copy in the compute dtype)
+        self._panels: tuple[tuple[int, int], Tensor] | None = None  # the same, laid out for a few rows at a time
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) in any dtype → (…, out) in the compute dtype."""
         x = x.to(self.compute)
-        out = F.linear(x, self.low(), None if self.bias is None else self.bias.to(self.compute))
+        bias = None if self.bias is None else self.bias.to(self.compute)
+        if (panels := self._laid_out(x)) is not None:
+            out = native.product(x, panels, len(self.weight))
+            out = out if bias is None else out + bias
+        elif (low := self.low()) is self.weight or not (self.weight.requires_grad and torch.is_grad_enabled()):
+            out = F.linear(x, low, bias)
+        else:
+            out = _Product.apply(x, self.weight, bias, low)  # type: ignore[no-untyped-call]
         if self.lora_a is not None and self.lora_b is not None:
             out = out + F.linear(F.linear(x, self.lora_a.to(x.dtype)), self.lora_b.to(x.dtype)) * self.lora_scale
         return out
@@ -77,12 +106,25 @@ class Linear(nn.Module):
         """The weight in the compute dtype. A copy is kept while the weight stands still; gradients reach the weight."""
         if self.weight.dtype == self.compute:
             return self.weight
-        if self.weight.requires_grad and torch.is_grad_enabled():
-            return self.weight.to(self.compute)
-        state = (self.weight._version, self.weight.data_ptr())  # the place too: a copy or move of it counts anew
+        state = self._state()
         if self._low is None or self._low[0] != state or self._low[1].dtype != self.compute:
             self._low = (state, self.weight.detach().to(self.compute))
         return self._low[1]
+
+    def lay_out(self, on: bool) -> None:
+        """Keep the weight as `native.panels` too, as long as it stands still, for a sampler's rows; or no longer."""
+        panels = native.panels(self.low()) if on else None
+        self._panels = None if panels is None else (self._state(), panels)
+
+    def _laid_out(self, x: Tensor) -> Tensor | None:
+        """The panels, where they are as the weight is now and serve x (rows, in)."""
+        if self._panels is None or len(x) > native.FEW_ROWS or torch.is_grad_enabled():
+            return None
+        return self._panels[1] if self._panels[0] == self._state() else None
+
+    def _state(self) -> tuple[int, int]:
+        """What changes with the weight: its version, and its place, so that a copy or move of it counts anew."""
+        return self.weight._version, self.weight.data_ptr()
 
     def lend(self, other: "Linear") -> None:
         """Let a layer over the same frozen weight use the same low-precision copy."""
@@ -91,7 +133,7 @@ class Linear(nn.Module):
         other._low = self._low
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_low": None}  # copies of the layer make their own
+        return {**self.__dict__, "_low": None, "_panels": None}  # copies of the layer make their own
 
 
 class RMSNorm(nn.Module):
@@ -103,13 +145,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, n) → (…, n) fp32."""
-        return F.rms_norm(x.float(), (x.shape[-1],), self.weight, self.eps)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions (Su et al. 2021), halves split as Hugging Face does. x (T, A, D); cos, sin (T, 1, D/2)."""
-    a, b = x.float().chunk(2, -1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1).to(x.dtype)
+        return normed(x, self.weight, self.eps, torch.float32)
 
 
 def inverse_frequencies(config: DecoderConfig) -> Tensor:
@@ -133,6 +169,7 @@ class Block(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         c = self.config = config
+        self.pieces = EAGER
 
         def parameter(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(*shape))
@@ -150,59 +187,20 @@ class Block(nn.Module):
     def before(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Hidden x (T, H) fp32 → rotated q (T, A, D), rotated k (T, G, D), v (T, G, D)."""
         c = self.config
-        qkv = self.qkv(self.attention_norm(x)).view(-1, c.num_heads + 2 * c.num_kv_heads, c.head_dim)
+        norm, do = self.attention_norm, self.pieces
+        qkv = self.qkv(do.normed(x, norm.weight, norm.eps, self.qkv.compute))
+        if self.q_norm is None or self.k_norm is None:
+            return do.rotated(qkv, cos, sin, c.num_heads, c.num_kv_heads)
+        qkv = qkv.view(-1, c.num_heads + 2 * c.num_kv_heads, c.head_dim)
         q, k, v = torch.split(qkv, [c.num_heads, c.num_kv_heads, c.num_kv_heads], 1)
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
-        return rotate(q, cos, sin), rotate(k, cos, sin), v
+        return rotate(self.q_norm(q).to(v.dtype), cos, sin), rotate(self.k_norm(k).to(v.dtype), cos, sin), v
 
     def after(self, x: Tensor, attended: Tensor) -> Tensor:
         """Hidden x (T, H) and what attention gave (T, A·D) → the next hidden (T, H) fp32."""
-        x = x + self.out(attended)
-        gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, -1)
-        grown: Tensor = x + self.down(F.silu(gate) * up)
+        norm, do = self.mlp_norm, self.pieces
+        x, inner = do.added(x, self.out(attended), norm.weight, norm.eps, self.gate_up.compute)
+        grown: Tensor = x + self.down(do.gated(self.gate_up(inner)))
         return grown
-
-
-class Attention:
-    """Causal attention inside each of the packed sequences. Only here are rows padded, to one rectangle.
-
-    A beginning that several sequences share has one query for all of them, and its keys and values in each one's row.
-    """
-
-    def __init__(
-        self, lengths: Sequence[int], window: int | None, device: torch.device, source: Tensor | None = None
-    ) -> None:
-        self.n, self.longest = len(lengths), max(lengths)
-        self.index: Tensor | None = None  # (T,) place of each token in the rectangle; None: it is full
-        self.copies: tuple[Tensor, Tensor] | None = None  # places of shared tokens' copies, and those tokens
-        if min(lengths) != self.longest or source is not None:
-            index = torch.cat([torch.arange(n) + i * self.longest for i, n in enumerate(lengths)])
-            if source is not None:
-                first = firsts(source)
-                self.copies = index[~first].to(device), source[~first].to(device)
-                index = index[first]
-            self.index = index.to(device)
-        self.mask: Tensor | None = None
-        if window is not None and self.longest > window:
-            at = torch.arange(self.longest, device=device)
-            self.mask = (at[:, None] >= at) & (at[:, None] - at < window)
-
-    def spread(self, x: Tensor, copies: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """(T, A, D) → (N, A, longest, D)."""
-        if self.index is not None:
-            rows = x.new_zeros(self.n * self.longest, *x.shape[1:]).index_copy_(0, self.index, x)
-            x = rows if copies is None else rows.index_copy_(0, copies[0], x.index_select(0, copies[1]))
-        return x.view(self.n, self.longest, *x.shape[1:]).transpose(1, 2)
-
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q (T, A, D); k, v (T, G, D) → (T, A·D)."""
-        keys, values = self.spread(k, self.copies), self.spread(v, self.copies)
-        out = F.scaled_dot_product_attention(
-            self.spread(q), keys, values, self.mask, is_causal=self.mask is None, enable_gqa=True
-        )
-        out = out.transpose(1, 2).reshape(self.n * self.longest, -1)
-        return out if self.index is None else out.index_select(0, self.index)
 
 
 class Decoder(nn.Module):
@@ -218,6 +216,7 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(nn.Parameter(torch.empty(config.hidden_size)), config.rms_norm_eps)
         self.lm_head = None if config.tie_embeddings else Linear(nn.Parameter(torch.empty_like(self.embed.weight)))
         self.compute = torch.float32
+        self.pieces = EAGER
         self.register_buffer("inverse", inverse_frequencies(config), persistent=False)
 
     def initialise(self, generator: torch.Generator, std: float = 0.02) -> "Decoder":
@@ -240,6 +239,26 @@ class Decoder(nn.Module):
                 module.compute = dtype
         return self
 
+    def use(self, pieces: Pieces) -> "Decoder":
+        """Run what lies between matrix products so from now on."""
+        self.pieces = pieces
+        for layer in self.layers:
+            assert isinstance(layer, Block)
+            layer.pieces = pieces
+        return self
+
+    @contextmanager
+    def few_rows(self) -> Iterator[None]:
+        """While inside, products with a few rows are made by kernels for them, where there are any."""
+        linears = [m for m in self.modules() if isinstance(m, Linear)] if self.pieces == native.PIECES else []
+        try:
+            for linear in linears:
+                linear.lay_out(True)
+            yield
+        finally:
+            for linear in linears:
+                linear.lay_out(False)
+
     def head_weight(self) -> Tensor:
         """(V, H) fp32: the output matrix, tied to the embedding or its own."""
         return self.embed.weight if self.lm_head is None else self.lm_head.weight
@@ -258,11 +277,11 @@ class Decoder(nn.Module):
         x = self.embed(packed.tokens.to(device)) if hidden is None else hidden.to(device)
         if start >= stop:
             return x
-        attention = Attention(packed.lengths, self.config.sliding_window, device, packed.source)
+        attend = attention(packed.lengths, self.config.sliding_window, device, packed.source)
         cos, sin = self.rotation(packed.positions.to(device))
         for layer in self.layers[start:stop]:
             assert isinstance(layer, Block)
-            x = layer.after(x, attention(*layer.before(x, cos, sin)))
+            x = layer.after(x, attend(*layer.before(x, cos, sin)))
         return x
 
     def forward(self, packed: Packed, hidden: Tensor | None = None, start: int = 0) -> Tensor:

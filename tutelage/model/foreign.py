@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tutelage.errors import ModelError
 from tutelage.model.batch import Packed, firsts
 from tutelage.model.decoder import Decoder, DecoderConfig
+from tutelage.model.pieces import EAGER
 
 PROBE_LENGTH = 12
 PROBE_TOLERANCE = 1e-3  # of the largest logit
@@ -26,7 +27,7 @@ class ForeignDecoder(Decoder):
         self.config = _shape(inner.config)
         self.embed = inner.get_input_embeddings()
         self.layers = nn.ModuleList()  # none that could be shared or stopped at
-        self.compute = torch.float32
+        self.compute, self.pieces = torch.float32, EAGER
         self.check()
 
     @classmethod

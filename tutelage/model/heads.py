@@ -40,7 +40,8 @@ class Policy(nn.Module):
         weight = self.decoder.head_weight()
         low = weight if self.decoder.compute == weight.dtype else weight.to(self.decoder.compute)
         target = batch.target.to(weight.device)
-        logprob, entropy = token_logprobs(chosen, weight, target, temperature=temperature, low=low)
+        pieces = self.decoder.pieces
+        logprob, entropy = token_logprobs(chosen, weight, target, temperature=temperature, low=low, pieces=pieces)
         return PolicyOutput(logprob.cpu(), entropy.cpu(), chosen)
 
 

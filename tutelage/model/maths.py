@@ -3,14 +3,16 @@
 Legend: M chosen tokens, H hidden size, V vocabulary, N sequences, K completions of one prompt. Logarithms are natural.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LOGITS_AT_ONCE = 2**24  # numbers of fp32: 64 MiB, whatever the batch
+from tutelage.model.pieces import EAGER, Pieces
+
+ROWS_AT_ONCE, WORDS_AT_ONCE = 1024, 2048  # logits that exist together: 8 MiB of fp32, which a processor's cache holds
 
 
 class TokenLogprobs(NamedTuple):
@@ -21,72 +23,87 @@ class TokenLogprobs(NamedTuple):
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """Log-softmax at the target, a chunk of rows at a time.
+    """Log-softmax at the target, a tile of rows and words at a time.
 
     With a frozen head, d logprob / d hidden = (W[target] − Σ_v p_v W[v]) / temperature is computed on the way forward,
-    while the chunk's probabilities are at hand: no logits are kept and none are computed twice. With a trained head
-    they are recomputed on the way back.
+    while a tile's probabilities are at hand: no logits are kept and none are computed twice. With a trained head they
+    are recomputed on the way back.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, target: Tensor, temperature: float, low: Tensor
+        ctx: Any, hidden: Tensor, weight: Tensor, target: Tensor, temperature: float, low: Tensor, pieces: Pieces
     ) -> tuple[Tensor, Tensor]:
-        rows = max(1, LOGITS_AT_ONCE // weight.shape[0])
         train_hidden, train_head = ctx.needs_input_grad[:2]
-        logprob, entropy = hidden.new_empty(len(target)), hidden.new_empty(len(target))
-        log_z = hidden.new_empty(len(target))
-        slope = torch.empty_like(hidden) if train_hidden and not train_head else None
-        for part in range(0, len(target), rows):
-            at = slice(part, part + rows)
-            logits = F.linear(hidden[at].to(low.dtype), low).float() / temperature
-            log_z[at] = torch.logsumexp(logits, -1)
-            logits -= log_z[at, None]
-            logprob[at] = logits.gather(1, target[at, None])[:, 0]
-            probability = logits.exp()
-            entropy[at] = -torch.linalg.vecdot(probability, logits.clamp_min_(-1e4))
-            if slope is not None:
-                expected = (probability.to(low.dtype) @ low).float()
-                slope[at] = (low[target[at]].float() - expected) / temperature
-        ctx.temperature, ctx.rows, ctx.frozen_head = temperature, rows, not train_head
+        states = hidden.to(low.dtype)
+        log_z = hidden.new_full((len(target),), -torch.inf)
+        mean, logit = torch.zeros_like(log_z), torch.zeros_like(log_z)
+        expected = torch.zeros_like(hidden) if train_hidden and not train_head else None
+        for rows, words in _tiles(len(target), len(low)):
+            logits = F.linear(states[rows], low[words])
+            part, part_mean, own = pieces.tallied(logits, target[rows] - words.start, temperature)
+            both = torch.logaddexp(log_z[rows], part)
+            before, now = (log_z[rows] - both).exp_(), (part - both).exp_()
+            mean[rows] = before * mean[rows] + now * part_mean
+            logit[rows] += own
+            if expected is not None:
+                nowhere, minus = torch.full_like(target[rows], -1), torch.full_like(part, -1.0)
+                sums = (pieces.pushed(logits, part, nowhere, minus, temperature) @ low[words]).float()
+                expected[rows] = before[:, None] * expected[rows] + now[:, None] * sums
+            log_z[rows] = both
+        ctx.temperature, ctx.frozen_head, ctx.pieces = temperature, not train_head, pieces
         if train_head:
-            ctx.save_for_backward(hidden, low, target, log_z)
-        elif slope is not None:
-            ctx.save_for_backward(slope)
+            ctx.save_for_backward(states, low, target, log_z)
+        elif expected is not None:
+            ctx.save_for_backward((low[target].float() - expected) / temperature)
+        entropy = log_z - mean
         ctx.mark_non_differentiable(entropy)
-        return logprob, entropy
+        return logit - log_z, entropy
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
         if ctx.frozen_head:
             (slope,) = ctx.saved_tensors
-            return grad[:, None] * slope, None, None, None, None
-        hidden, low, target, log_z = ctx.saved_tensors
-        grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(low, dtype=torch.float32)
-        for part in range(0, len(target), ctx.rows):
-            at = slice(part, part + ctx.rows)
-            logits = F.linear(hidden[at].to(low.dtype), low).float() / ctx.temperature
-            push = (logits - log_z[at, None]).exp_().neg_()
-            push[torch.arange(len(push)), target[at]] += 1
-            push *= grad[at, None] / ctx.temperature
-            grad_hidden[at] = (push.to(low.dtype) @ low).float()
-            grad_weight += (push.to(low.dtype).T @ hidden[at].to(low.dtype)).float()
-        return grad_hidden, grad_weight, None, None, None
+            return grad[:, None] * slope, None, None, None, None, None
+        states, low, target, log_z = ctx.saved_tensors
+        grad_hidden = torch.zeros(states.shape, device=states.device)
+        grad_weight = torch.zeros(low.shape, device=low.device)
+        pull = grad / ctx.temperature
+        for rows, words in _tiles(len(target), len(low)):
+            logits = F.linear(states[rows], low[words])
+            push = ctx.pieces.pushed(logits, log_z[rows], target[rows] - words.start, pull[rows], ctx.temperature)
+            grad_hidden[rows] += push @ low[words]
+            grad_weight[words] += push.T @ states[rows]
+        return grad_hidden, grad_weight, None, None, None, None
+
+
+def _tiles(rows: int, words: int) -> Iterator[tuple[slice, slice]]:
+    """Every row with every word, at most ROWS_AT_ONCE × WORDS_AT_ONCE at a time, in tiles of like sizes."""
+    height = -(-rows // -(-rows // ROWS_AT_ONCE))
+    for row in range(0, rows, height):
+        for word in range(0, words, WORDS_AT_ONCE):
+            yield slice(row, row + height), slice(word, word + WORDS_AT_ONCE)
 
 
 def token_logprobs(
-    hidden: Tensor, weight: Tensor, target: Tensor, *, temperature: float = 1.0, low: Tensor | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    *,
+    temperature: float = 1.0,
+    low: Tensor | None = None,
+    pieces: Pieces = EAGER,
 ) -> TokenLogprobs:
     """Log-probability of each target under softmax(hidden · weightᵀ / temperature), and that softmax's entropy.
 
-    hidden (M, H) fp32, weight (V, H) fp32, target (M,) → (M,), (M,). Never holds more than `LOGITS_AT_ONCE` logits.
-    `low` is the weight in the dtype of the matrix products; gradients go to `weight`. The entropy has no gradient.
+    hidden (M, H) fp32, weight (V, H) fp32, target (M,) → (M,), (M,). Never holds more than `ROWS_AT_ONCE` ×
+    `WORDS_AT_ONCE` logits. `low` is the weight in the dtype of the matrix products; gradients go to `weight`. The
+    entropy has no gradient. `pieces` says by which code what lies between products is done.
     """
     if temperature <= 0:
         raise ValueError(f"temperature is {temperature}: log-probabilities need one above 0")
     low = weight.detach() if low is None else low.detach()
-    return TokenLogprobs(*_TokenLogprobs.apply(hidden, weight, target, temperature, low))  # type: ignore[no-untyped-call]
+    return TokenLogprobs(*_TokenLogprobs.apply(hidden, weight, target, temperature, low, pieces))  # type: ignore[no-untyped-call]
 
 
 def segment_sum(x: Tensor, segment: Tensor, n: int) -> Tensor:

@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tutelage.model.attention import Attend, attention
 from tutelage.model.batch import Packed
-from tutelage.model.decoder import Attention, DecoderConfig
+from tutelage.model.decoder import DecoderConfig
+from tutelage.sample import native
 
 STEP = 16  # lengths are rounded up to this
 
@@ -58,14 +60,19 @@ class Step:
     A prompt that several rows start from is computed once: `copies[j]` is the prompt of row B + j.
     """
 
-    def __init__(self, cache: Cache, positions: Tensor, prompts: Packed | None, copies: Sequence[int]) -> None:
-        """`positions` (B,) int64 on the CPU: how many tokens each continued row holds, where the new one goes."""
-        self.cache, self.continued = cache, len(positions)
+    def __init__(
+        self, cache: Cache, positions: Tensor, prompts: Packed | None, copies: Sequence[int], *, compiled: bool = False
+    ) -> None:
+        """`positions` (B,) int64 on the CPU: how many tokens each continued row holds, where the new one goes.
+
+        `compiled`: rows look back by the C++ of `native.py`.
+        """
+        self.cache, self.continued, self.positions, self.compiled = cache, len(positions), positions, compiled
         window, device = cache.config.sliding_window, cache.device
         row, place, source = [torch.arange(self.continued)], [positions], [torch.arange(self.continued)]
-        self.prompts: Attention | None = None
+        self.prompts: Attend | None = None
         if prompts is not None:
-            self.prompts = Attention(prompts.lengths, window, device)
+            self.prompts = attention(prompts.lengths, window, device)
             starts = (prompts.starts + self.continued).tolist()
             for j, i in enumerate(copies):
                 n = prompts.lengths[i]
@@ -77,7 +84,7 @@ class Step:
         longest = int(positions.max()) + 1 if self.continued else 0
         cache.reserve(max([longest, *(prompts.lengths if prompts else ())]))
         self.span = min(round_up(longest), cache.capacity)
-        self.bias = self._bias(positions.to(device), window)
+        self.bias = None if compiled else self._bias(positions.to(device), window)
 
     def _bias(self, positions: Tensor, window: int | None) -> Tensor:
         """(B, 1, span): 0 where a row's new token looks, -inf beyond it and behind its window."""
@@ -90,10 +97,14 @@ class Step:
         """q (T, A, D); k, v (T, G, D), kept in the cache → (T, A·D)."""
         b = self.continued
         held_k, held_v = self.cache.k[layer], self.cache.v[layer]
-        held_k[self.row, :, self.place] = k if self.source is None else k[self.source]
-        held_v[self.row, :, self.place] = v if self.source is None else v[self.source]
         out = []
-        if b:
+        if self.prompts is not None or not self.compiled:
+            held_k[self.row, :, self.place] = k if self.source is None else k[self.source]
+            held_v[self.row, :, self.place] = v if self.source is None else v[self.source]
+        if b and self.compiled:
+            window = self.cache.config.sliding_window
+            out.append(native.look_back(q[:b], k[:b], v[:b], (held_k, held_v), self.positions, window))
+        elif b and self.bias is not None:
             out.append(look_back(q[:b], held_k[:b, :, : self.span], held_v[:b, :, : self.span], self.bias))
         if self.prompts is not None:
             out.append(self.prompts(q[b:], k[b:], v[b:]))

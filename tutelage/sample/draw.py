@@ -14,6 +14,7 @@ from torch import Tensor
 from tutelage.errors import TrainingError
 
 BLOCK = 256
+NOT_NUMBERS = "the policy's logits are not numbers (NaN): its weights or its training went wrong"
 
 
 def draw(logits: Tensor, uniform: Tensor, *, temperature: float, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:
@@ -37,7 +38,7 @@ def draw(logits: Tensor, uniform: Tensor, *, temperature: float, top_k: int, top
             token = invert_in_blocks(probs, uniform)
         logprob = probs.gather(1, token[:, None])[:, 0].log()
     if logprob.isnan().any():
-        raise TrainingError("the policy's logits are not numbers (NaN): its weights or its training went wrong")
+        raise TrainingError(NOT_NUMBERS)
     return token, logprob
 
 

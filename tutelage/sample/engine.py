@@ -17,6 +17,8 @@ from torch import Tensor
 from tutelage.errors import ModelError
 from tutelage.model.batch import Packed
 from tutelage.model.decoder import Block, Decoder
+from tutelage.model.native import FEW_ROWS, PIECES, panels, product
+from tutelage.sample import native
 from tutelage.sample.cache import Cache, Step
 from tutelage.sample.draw import draw
 from tutelage.sample.sampler import Sampled, SamplingParams, check_prompts, uniforms
@@ -144,20 +146,14 @@ class Engine:
         progress: Callable[[int], None] | None,
     ) -> Iterator[None]:
         """One pass and one token for each row in use, until no row is left; stops between drawing and closing ranks."""
-        head = self.decoder.head_weight().to(self.decoder.compute)
-        while job.waiting or len(job.rows):
-            logits = logits_of(self._step(job, cache, states), head)
-            place = (job.rows, job.made[job.rows])
-            token, logprob = draw(
-                logits,
-                job.uniform[place].to(logits.device),
-                temperature=params.temperature,
-                top_k=params.top_k,
-                top_p=params.top_p,
-            )
-            job.tokens[place], job.logprobs[place] = token.cpu(), logprob.cpu()
-            yield
-            self._leave(job, cache, progress)
+        choose = Choice(self.decoder, params)
+        with self.decoder.few_rows():
+            while job.waiting or len(job.rows):
+                hidden = self._step(job, cache, states)
+                place = (job.rows, job.made[job.rows])
+                job.tokens[place], job.logprobs[place] = choose(hidden, job.uniform[place])
+                yield
+                self._leave(job, cache, progress)
 
     def _step(self, job: Job, cache: Cache, states: "States | None") -> Tensor:
         """One pass over the rows in use and those let in now; `job.rows` grows. → last hidden states (B, H), normed."""
@@ -166,7 +162,7 @@ class Engine:
         tokens = job.tokens[continued, job.made[continued] - 1]
         taken, different, copies = job.admit(cache.slots - len(continued))
         packed = Packed.of(different) if different else None
-        step = Step(cache, positions, packed, copies)
+        step = Step(cache, positions, packed, copies, compiled=self.decoder.pieces == PIECES)
         last = torch.arange(len(continued))
         if packed is not None:
             tokens, positions = torch.cat((tokens, packed.tokens)), torch.cat((positions, packed.positions))
@@ -234,16 +230,38 @@ class States:
         return self.buffer[start : start + length]
 
 
-def logits_of(hidden: Tensor, head: Tensor) -> Tensor:
-    """hidden (B, H), head (V, H) in the compute dtype → (B, V) fp32.
+class Choice:
+    """From last hidden states to tokens: the output matrix and the draw."""
 
-    On a CPU a slice of the vocabulary at a time: the matrix library does a tall thin product a fifth slower in one go.
+    def __init__(self, decoder: Decoder, params: SamplingParams) -> None:
+        self.head, self.params = decoder.head_weight().to(decoder.compute), params
+        self.compiled = decoder.pieces == PIECES
+        self.panels = panels(self.head) if self.compiled else None
+
+    def __call__(self, hidden: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        """hidden (B, H) fp32, uniform (B,) fp64 on the CPU → tokens (B,) int64 and log-probs (B,) fp32, on the CPU."""
+        p, hidden = self.params, hidden.to(self.head.dtype)
+        if self.panels is not None and len(hidden) <= FEW_ROWS:
+            logits = product(hidden, self.panels, len(self.head))
+        else:
+            logits = logits_of(hidden, self.head)
+        if self.compiled and p.temperature > 0 and not p.top_k and p.top_p == 1:
+            return native.draw(logits, uniform, p.temperature)
+        there = uniform.to(logits.device)
+        token, logprob = draw(logits.float(), there, temperature=p.temperature, top_k=p.top_k, top_p=p.top_p)
+        return token.cpu(), logprob.cpu()
+
+
+def logits_of(hidden: Tensor, head: Tensor) -> Tensor:
+    """hidden (B, H), head (V, H), both in the compute dtype → (B, V) in it.
+
+    On a CPU in fp32 a slice of the vocabulary at a time: the matrix library does a tall thin product a fifth slower in
+    one go.
     """
-    hidden = hidden.to(head.dtype)
-    if hidden.device.type != "cpu":
-        return F.linear(hidden, head).float()
+    if hidden.device.type != "cpu" or head.dtype != torch.float32:
+        return F.linear(hidden, head)
     out = hidden.new_empty(len(hidden), len(head))
     for part in range(0, len(head), VOCABULARY_SLICE):
         at = slice(part, part + VOCABULARY_SLICE)
         torch.mm(hidden, head[at].t(), out=out[:, at])
-    return out.float()
+    return out

@@ -1,0 +1,101 @@
+"""Both ways of attention against the loop a student would write, forward and backward."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tutelage.model import attention
+from tutelage.model.attention import Fused, Products, rectangles
+from tutelage.model.batch import Packed
+
+CPU = torch.device("cpu")
+WAYS = [Fused, Products]
+ROWS = st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=9), min_size=1, max_size=6)
+
+
+def attend_slowly(q: Tensor, k: Tensor, v: Tensor, packed: Packed, window: int | None) -> Tensor:
+    """One query, one head, one key at a time."""
+    places = torch.arange(len(packed.whole)) if packed.source is None else packed.source
+    out: dict[tuple[int, int], Tensor] = {}
+    group = q.shape[1] // k.shape[1]
+    for row in torch.split(places, list(packed.lengths)):
+        for i, head in itertools.product(range(len(row)), range(q.shape[1])):
+            seen = [int(row[j]) for j in range(i + 1) if window is None or i - j < window]
+            at = int(row[i])
+            weight = torch.softmax(k[seen, head // group] @ q[at, head] / q.shape[-1] ** 0.5, 0)
+            out[at, head] = weight @ v[seen, head // group]
+    return torch.stack([torch.cat([out[t, h] for h in range(q.shape[1])]) for t in range(len(q))])
+
+
+def numbers(packed: Packed, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    n = len(packed.tokens)
+    q, k, v = (torch.randn(n, heads, 8, generator=g) for heads in (6, 2, 2))
+    return tuple(x.to(dtype).requires_grad_() for x in (q, k, v))  # type: ignore[return-value]
+
+
+def check(way: type, packed: Packed, window: int | None) -> None:
+    given = numbers(packed)
+    fast = way(packed.lengths, window, CPU, packed.source)(*given)
+    slow = attend_slowly(*given, packed, window)
+    torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-5)
+    push = torch.linspace(-1, 1, fast.numel()).view_as(fast)
+    for one, other in zip(torch.autograd.grad(fast, given, push), torch.autograd.grad(slow, given, push), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("lengths", [(7,), (4, 4), (1, 6, 3)])
+def test_attention_is_the_loop_a_student_would_write(way: type, lengths: tuple[int, ...], window: int | None) -> None:
+    check(way, Packed.of([list(range(n)) for n in lengths]), window)
+
+
+@pytest.fixture
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several rectangles and blocks, and probabilities of the longer rows computed again on the way back."""
+    monkeypatch.setattr(attention, "BLOCK", 3)
+    monkeypatch.setattr(attention, "OVERHEAD", 2)
+    monkeypatch.setattr(attention, "KEPT", 5)
+
+
+@pytest.mark.usefixtures("small_steps")
+@pytest.mark.parametrize("way", WAYS)
+@given(ROWS, st.booleans(), st.sampled_from([None, 2, 4]))
+@settings(max_examples=40, deadline=None)
+def test_any_rows_shared_or_not_in_any_blocks(
+    way: type, rows: list[list[int]], share: bool, window: int | None
+) -> None:
+    check(way, Packed.of(rows, share=share), window)
+
+
+def test_rows_of_like_sizes_lie_side_by_side_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "OVERHEAD", 100)
+    plan = Products((200, 8, 199, 9, 8), None, CPU)
+    assert [(r.n, r.m, r.p) for r in plan.rectangles] == [(1, 200, 0), (1, 199, 0), (3, 9, 0)]
+    monkeypatch.setattr(attention, "OVERHEAD", 400)  # a row of 200 more costs 399 scores than one of 199
+    assert [(r.n, r.m) for r in Products((200, 8, 199, 9, 8), None, CPU).rectangles] == [(2, 200), (3, 9)]
+    assert rectangles([attention.Span(0, 5, None)], None)[0].run == 0
+
+
+def test_low_precision_is_as_near_as_the_fused_kernel() -> None:
+    packed = Packed.of([list(range(n)) for n in (60, 33, 47)])
+    exact = numbers(packed)
+    push = torch.randn(140, 48, generator=torch.Generator().manual_seed(1))
+    want = Fused(packed.lengths, None, CPU)(*exact)
+    slopes = torch.autograd.grad(want, exact, push)
+    for way in WAYS:
+        rounded = numbers(packed, torch.bfloat16)
+        found = way(packed.lengths, None, CPU)(*rounded)
+        pulled = torch.autograd.grad(found, rounded, push.bfloat16())
+        for one, other in zip((found, *pulled), (want, *slopes), strict=True):
+            assert float((one.detach().float() - other.detach()).norm() / other.detach().norm()) < 0.008
+
+
+def test_a_cpu_multiplies_and_others_use_their_kernel() -> None:
+    assert isinstance(attention.attention((3,), None, CPU), Products)
+    assert isinstance(attention.attention((3,), None, torch.device("meta")), Fused)

@@ -1,0 +1,277 @@
+"""Causal attention inside each of the packed sequences, and nowhere else.
+
+On a CPU by matrix products over a few rectangles (`Products`), elsewhere by PyTorch's fused kernel over one (`Fused`).
+Only here are rows padded. A beginning that several sequences share has one query for all of them, and its keys and
+values in each one's row.
+
+Legend: T tokens, A heads, G key/value heads, R = A/G heads to each, D head size; N sequences of a rectangle, M their
+most own tokens, P their longest shared beginning, S = P + M.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tutelage.model.batch import firsts
+
+BLOCK = 256  # queries at once
+OVERHEAD = 4096  # scores of one head that can be computed in the time that one more rectangle takes to set up
+KEPT = 1024  # probabilities of longer sequences are computed again on the way back
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""q (T, A, D); k, v (T, G, D) → (T, A·D)."""
+
+
+def attention(lengths: Sequence[int], window: int | None, device: torch.device, source: Tensor | None = None) -> Attend:
+    """Attention over packed sequences of these lengths; `source` as in `Packed`, `window` a sliding one's width."""
+    return (Products if device.type == "cpu" else Fused)(lengths, window, device, source)
+
+
+class Fused:
+    """PyTorch's own kernel over one rectangle."""
+
+    def __init__(
+        self, lengths: Sequence[int], window: int | None, device: torch.device, source: Tensor | None = None
+    ) -> None:
+        self.n, self.longest = len(lengths), max(lengths)
+        self.index: Tensor | None = None  # (T,) place of each token in the rectangle; None: it is full
+        self.copies: tuple[Tensor, Tensor] | None = None  # places of shared tokens' copies, and those tokens
+        if min(lengths) != self.longest or source is not None:
+            index = torch.cat([torch.arange(n) + i * self.longest for i, n in enumerate(lengths)])
+            if source is not None:
+                first = firsts(source)
+                self.copies = index[~first].to(device), source[~first].to(device)
+                index = index[first]
+            self.index = index.to(device)
+        self.mask: Tensor | None = None
+        if window is not None and self.longest > window:
+            at = torch.arange(self.longest, device=device)
+            self.mask = (at[:, None] >= at) & (at[:, None] - at < window)
+
+    def spread(self, x: Tensor, copies: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """(T, A, D) → (N, A, longest, D)."""
+        if self.index is not None:
+            rows = x.new_zeros(self.n * self.longest, *x.shape[1:]).index_copy_(0, self.index, x)
+            x = rows if copies is None else rows.index_copy_(0, copies[0], x.index_select(0, copies[1]))
+        return x.view(self.n, self.longest, *x.shape[1:]).transpose(1, 2)
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See `Attend`."""
+        keys, values = self.spread(k, self.copies), self.spread(v, self.copies)
+        out = F.scaled_dot_product_attention(
+            self.spread(q), keys, values, self.mask, is_causal=self.mask is None, enable_gqa=True
+        )
+        out = out.transpose(1, 2).reshape(self.n * self.longest, -1)
+        return out if self.index is None else out.index_select(0, self.index)
+
+
+@dataclass(frozen=True)
+class Span:
+    """What a sequence brings: own tokens from `start`, after `shared` ones that stand at `before`."""
+
+    start: int
+    own: int
+    before: Tensor | None  # (shared,) int64 places of the beginning that it shares with the sequence before it
+
+    @property
+    def shared(self) -> int:
+        """Tokens it shares."""
+        return 0 if self.before is None else len(self.before)
+
+
+class Rectangle:
+    """Some sequences side by side: N rows of M queries and P + M keys. Shared keys end where own ones begin."""
+
+    def __init__(self, spans: Sequence[Span], window: int | None) -> None:
+        self.n, self.m = len(spans), max(s.own for s in spans)
+        self.p, self.window = max(s.shared for s in spans), window
+        self.kept = self.p + self.m <= KEPT  # probabilities wait for the way back
+        own = torch.tensor([s.own for s in spans])
+        start = torch.tensor([s.start for s in spans])
+        at = torch.arange(self.m)
+        real = at < own[:, None]  # (N, M)
+        full = bool(real.all())
+        self.queries = (start[:, None] + at)[real]  # (own tokens,) in the packed rows
+        self.places: Tensor | None = None if full else real.flatten().nonzero()[:, 0]  # and in the rectangle
+        keys = torch.zeros(self.n, self.p + self.m, dtype=torch.int64)
+        keys[:, self.p :] = torch.where(real, start[:, None] + at, 0)
+        hidden = torch.zeros(self.n, 1, 1, self.p)
+        for row, s in enumerate(spans):
+            if s.before is not None:
+                keys[row, self.p - s.shared : self.p] = s.before
+            hidden[row, ..., : self.p - s.shared] = -torch.inf
+        self.keys = keys.flatten()
+        self.hidden = hidden if any(s.shared < self.p for s in spans) else None  # (N, 1, 1, P): before a beginning
+        self.run: int | None = int(start[0]) if full and bool((start.diff() == self.m).all()) else None
+        self.masks: dict[tuple[int, torch.dtype], tuple[Tensor | None, Tensor]] = {}  # of each block
+
+    def rows(self, x: Tensor) -> Tensor:
+        """Queries' x (T, A, D) → (N, M, A, D), zeros where a row has ended."""
+        if self.run is not None:
+            return x[self.run : self.run + self.n * self.m].view(self.n, self.m, *x.shape[1:])
+        taken = x.index_select(0, self.queries)
+        if self.places is not None:
+            taken = x.new_zeros(self.n * self.m, *x.shape[1:]).index_copy_(0, self.places, taken)
+        return taken.view(self.n, self.m, *x.shape[1:])
+
+    def beside(self, x: Tensor) -> Tensor:
+        """Keys or values x (T, G, D) → (N, G, S, D)."""
+        if self.run is not None and not self.p:
+            return self.rows(x).transpose(1, 2)
+        return x.index_select(0, self.keys).view(self.n, -1, *x.shape[1:]).transpose(1, 2)
+
+    def back(self, rows: Tensor, out: Tensor) -> None:
+        """Write (N, M, A, D) to the queries' places in out (T, A, D)."""
+        rows = rows.reshape(self.n * self.m, *out.shape[1:])
+        out.index_copy_(0, self.queries, rows if self.places is None else rows.index_select(0, self.places))
+
+    def blocks(self) -> list[tuple[int, int, int]]:
+        """(first query, last + 1, first key) of each block; its last key is its last query's own."""
+        out = []
+        for b in range(0, self.m, BLOCK):
+            low = 0 if self.window is None else max(0, self.p + b + 1 - self.window)
+            out.append((b, min(self.m, b + BLOCK), low))
+        return out
+
+    def mask(self, scores: Tensor, block: tuple[int, int, int]) -> None:
+        """Set what a query does not see to -inf; scores (N, G, R, m, keys)."""
+        b, _, low = block
+        if (b, scores.dtype) not in self.masks:
+            self.masks[b, scores.dtype] = self._masks(block, scores.dtype)
+        left, right = self.masks[b, scores.dtype]
+        if left is not None:
+            scores[..., : self.p - low] += left
+        scores[..., -right.shape[-1] :] += right
+
+    def _masks(self, block: tuple[int, int, int], dtype: torch.dtype) -> tuple[Tensor | None, Tensor]:
+        """To add to the first scores, for beginnings shorter than P, and to the last ones, for what comes later."""
+        b, e, low = block
+        query = torch.arange(self.p + b, self.p + e)[:, None]
+        key = torch.arange(self.p + b if self.window is None else low, self.p + e)
+        unseen = query < key
+        if self.window is not None:
+            unseen |= query - key >= self.window
+        right = torch.zeros(unseen.shape, dtype=dtype).masked_fill_(unseen, -torch.inf)
+        left = None if self.hidden is None or low >= self.p else self.hidden[:, None, ..., low:].to(dtype)
+        return left, right
+
+
+def rectangles(spans: Sequence[Span], window: int | None) -> list[Rectangle]:
+    """Spans of like sizes side by side: one more rectangle where that costs less than the padding it saves."""
+    found: list[Rectangle] = []
+    open_: list[Span] = []
+
+    def cost(some: Sequence[Span]) -> int:
+        most, shared = max(s.own for s in some), max(s.shared for s in some)
+        return len(some) * most * (most + shared)
+
+    for span in sorted(spans, key=lambda s: (s.shared > 0, s.own, s.shared, s.start), reverse=True):
+        if open_ and cost([*open_, span]) > cost(open_) + cost([span]) + OVERHEAD:
+            found.append(Rectangle(open_, window))
+            open_ = []
+        open_.append(span)
+    return [*found, Rectangle(open_, window)]
+
+
+class Products:
+    """Softmax between two batched matrix products. With low-precision inputs the scores are rounded to them."""
+
+    def __init__(
+        self, lengths: Sequence[int], window: int | None, device: torch.device, source: Tensor | None = None
+    ) -> None:
+        del device
+        self.shared = source is not None
+        spans, at, first = [], 0, 0
+        for n in lengths:
+            before = None
+            if source is not None:
+                row = source[at : at + n]
+                c = int((row < first).sum())
+                before = row[:c] if c else None
+            own = n - (0 if before is None else len(before))
+            spans.append(Span(first, own, before))
+            at, first = at + n, first + own
+        self.rectangles = rectangles([s for s in spans if s.own], window)
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See `Attend`."""
+        out: Tensor = _Products.apply(q, k, v, self)  # type: ignore[no-untyped-call]
+        return out.flatten(1)
+
+
+def _grouped(rows: Tensor, groups: int) -> Tensor:
+    """(N, m, A, D) → (N·G, R·m, D): the queries that share a key are rows of one product."""
+    n, m, heads, size = rows.shape
+    return rows.view(n, m, groups, heads // groups, size).permute(0, 2, 3, 1, 4).reshape(n * groups, -1, size)
+
+
+def _ungrouped(x: Tensor, n: int, m: int) -> Tensor:
+    """(N·G, R·m, D) → (N, m, A, D)."""
+    return x.view(n, len(x) // n, -1, m, x.shape[-1]).permute(0, 3, 1, 2, 4).flatten(2, 3)
+
+
+class _Products(torch.autograd.Function):
+    """Scores, softmax, weighted sum; block by block, so that no more than BLOCK queries' scores are there at once."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: Products) -> Tensor:
+        out = torch.empty_like(q)
+        kept: list[Tensor] = []
+        keep = any(ctx.needs_input_grad)
+        for r in plan.rectangles:
+            rows, keys, values = r.rows(q), r.beside(k), r.beside(v)
+            parts = []
+            for block in r.blocks():
+                p, _ = _probabilities(r, block, rows, keys)
+                if keep and r.kept:
+                    kept.append(p)
+                b, e, low = block
+                parts.append(_ungrouped(torch.bmm(p, values[:, :, low : r.p + e].flatten(0, 1)), r.n, e - b))
+            r.back(parts[0] if len(parts) == 1 else torch.cat(parts, 1), out)
+        if keep:
+            ctx.plan = plan
+            ctx.save_for_backward(q, k, v, *kept)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        q, k, v, *kept = ctx.saved_tensors
+        grad_q = torch.empty_like(q)
+        grad_k, grad_v = (torch.zeros_like(x, dtype=torch.float32) for x in (k, v))
+        for r in ctx.plan.rectangles:
+            rows, keys, values, pull = r.rows(q), r.beside(k), r.beside(v), r.rows(grad)
+            back_k, back_v = (torch.zeros(x.shape, dtype=torch.float32) for x in (keys, values))
+            parts = []
+            for block in r.blocks():
+                b, e, low = block
+                seen = slice(low, r.p + e)
+                p, queries = _probabilities(r, block, rows, keys, kept)
+                pulled = _grouped(pull[:, b:e], keys.shape[1])
+                slope = torch.bmm(pulled, values[:, :, seen].flatten(0, 1).transpose(1, 2))
+                slope = torch._softmax_backward_data(slope, p, -1, p.dtype)
+                scale = q.shape[-1] ** -0.5
+                parts.append(_ungrouped(torch.bmm(slope, keys[:, :, seen].flatten(0, 1)).mul_(scale), r.n, e - b))
+                for total, product in ((back_k, (slope, queries)), (back_v, (p, pulled))):
+                    part = torch.bmm(product[0].transpose(1, 2), product[1])
+                    total[:, :, seen] += part.view(r.n, -1, *part.shape[1:])
+            r.back(parts[0] if len(parts) == 1 else torch.cat(parts, 1), grad_q)
+            for total, part in ((grad_k, back_k), (grad_v, back_v)):
+                total.index_add_(0, r.keys, part.transpose(1, 2).reshape(-1, *total.shape[1:]))
+        return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype), None
+
+
+def _probabilities(
+    r: Rectangle, block: tuple[int, int, int], rows: Tensor, keys: Tensor, kept: list[Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """(N·G, R·m, keys) what each query of the block makes of each key, and the scaled queries; or the next one kept."""
+    b, e, low = block
+    n, groups, size = r.n, keys.shape[1], rows.shape[-1]
+    queries = _grouped(rows[:, b:e], groups) * size**-0.5
+    if kept is not None and r.kept:
+        return kept.pop(0), queries
+    scores = torch.bmm(queries, keys[:, :, low : r.p + e].flatten(0, 1).transpose(1, 2))
+    r.mask(scores.view(n, groups, -1, e - b, scores.shape[-1]), block)
+    return torch.softmax(scores, -1), queries

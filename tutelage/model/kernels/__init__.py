@@ -1,0 +1,99 @@
+"""C++ for the passes over memory between matrix products, on the CPU: compiled once on a machine, in a second or two.
+
+Optional: without a compiler that knows OpenMP, or with `TUTELAGE_KERNELS=off`, everything runs in PyTorch alone. Every
+function has a twin there that tests compare it with: `pieces.py`, `sample/cache.py`, `sample/draw.py`. What is compiled
+is kept in the cache folder, under a name that says sources, flags, compiler and processor: it is never used elsewhere.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tutelage.model.download import cache_root
+
+SWITCH = "TUTELAGE_KERNELS"
+SOURCES = ("pieces.cpp", "decode.cpp", "product.cpp")
+PANEL = 48  # words of a panel in product.cpp
+FLAGS = (
+    "-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-fopenmp",
+    # what vectorising sums asks for, NaN and infinity kept
+    "-fno-math-errno", "-fno-trapping-math", "-fassociative-math", "-fno-signed-zeros", "-freciprocal-math",
+)  # fmt: skip
+TYPES: dict[str, Any] = {"p": ctypes.c_void_p, "l": ctypes.c_int64, "f": ctypes.c_float, "i": ctypes.c_int}
+NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+"""Types of a matrix product's inputs that there are kernels for."""
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """What was compiled; None where it is switched off or can't be. Says so once when a compiler fails."""
+    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX") or "c++", "g++", "clang++"))), None)
+    if os.environ.get(SWITCH) == "off" or compiler is None:
+        return None
+    path = cache_root() / "kernels" / f"{_key(compiler)}.so"
+    try:
+        if not path.exists():
+            _compile(compiler, path)
+        return ctypes.CDLL(str(path))
+    except (OSError, subprocess.SubprocessError) as error:
+        said = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
+        first = next(iter(said.strip().splitlines()), type(error).__name__)
+        warnings.warn(f"slower without compiled kernels ({compiler}: {first}); {SWITCH}=off says no more", stacklevel=2)
+        return None
+
+
+@cache
+def has_products() -> bool:
+    """Whether products with a few rows are faster here by a kernel of ours."""
+    found = library()
+    return found is not None and bool(found.has_products())
+
+
+def _key(compiler: str) -> str:
+    said = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else [platform.processor()]
+    processor = next((line for line in lines if line.startswith(("flags", "Features"))), lines[0])
+    digest = hashlib.sha256("\n".join((said, processor, platform.machine(), *FLAGS)).encode())
+    for file in sorted(Path(__file__).parent.glob("*.[ch]*")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _compile(compiler: str, path: Path) -> None:
+    """Compile into a file of another name, and rename it when it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as place:
+        made = Path(place) / path.name
+        sources = [str(Path(__file__).parent / name) for name in SOURCES]
+        subprocess.run([compiler, *FLAGS, *sources, "-o", str(made)], check=True, capture_output=True, text=True)
+        made.replace(path)
+
+
+@cache
+def _function(name: str, signature: str) -> Callable[..., None]:
+    found = library()
+    assert found is not None
+    function = found[name]
+    function.argtypes, function.restype = [TYPES[letter] for letter in signature], None
+    out: Callable[..., None] = function
+    return out
+
+
+def call(name: str, low: torch.dtype, signature: str, *arguments: Tensor | float | None) -> None:
+    """Call a kernel for this type of inputs. `signature` has a letter an argument: p a contiguous tensor on the CPU or
+    none, l a count, f a number; the number of threads is added."""
+    given = [x.data_ptr() if isinstance(x, Tensor) else x for x in arguments]
+    _function(f"{name}_{NAMES[low]}", signature + "i")(*given, torch.get_num_threads())
