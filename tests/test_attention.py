@@ -4,16 +4,18 @@ import itertools
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from tutelage.model import attention
-from tutelage.model.attention import Fused, Products, rectangles
+from tutelage.model.attention import Attend, Products, rectangles
 from tutelage.model.batch import Packed
+from tutelage.model.fused_attention import Fused, Varlen
 
 CPU = torch.device("cpu")
-WAYS = [Fused, Products]
+WAYS = [Fused, Products, Varlen]
 ROWS = st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=9), min_size=1, max_size=6)
 
 
@@ -38,9 +40,37 @@ def numbers(packed: Packed, dtype: torch.dtype = torch.float32) -> tuple[Tensor,
     return tuple(x.to(dtype).requires_grad_() for x in (q, k, v))  # type: ignore[return-value]
 
 
+def make(way: type, packed: Packed, window: int | None) -> Attend:
+    found: Attend = Products(packed, window) if way is Products else way(packed, window, CPU)
+    return found
+
+
+def varlen(q, k, v, queries, keys, most_own, longest, *, window_size, enable_gqa):  # type: ignore[no-untyped-def]
+    """What PyTorch documents of `varlen_attn`, which runs on CUDA alone: sequence by sequence, last queries with last
+    keys, a window to the left and none to the right."""
+    assert (enable_gqa, window_size[1]) == (True, 0)
+    assert queries.dtype == keys.dtype == torch.int32
+    assert most_own == int(queries.diff().max())
+    assert longest == int(keys.diff().max())
+    out = []
+    for i in range(len(queries) - 1):
+        rows, seen = q[queries[i] : queries[i + 1]], slice(int(keys[i]), int(keys[i + 1]))
+        at = torch.arange(len(k[seen]))
+        mine = at[len(at) - len(rows) :, None]
+        mask = (at <= mine) & ((at >= mine - window_size[0]) | (window_size[0] < 0))
+        args = (x.transpose(0, 1)[None] for x in (rows, k[seen], v[seen]))
+        out.append(F.scaled_dot_product_attention(*args, mask, enable_gqa=True)[0].transpose(0, 1))
+    return torch.cat(out)
+
+
+@pytest.fixture(autouse=True)
+def _varlen_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen)
+
+
 def check(way: type, packed: Packed, window: int | None) -> None:
     given = numbers(packed)
-    fast = way(packed.lengths, window, CPU, packed.source)(*given)
+    fast = make(way, packed, window)(*given)
     slow = attend_slowly(*given, packed, window)
     torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-5)
     push = torch.linspace(-1, 1, fast.numel()).view_as(fast)
@@ -75,10 +105,11 @@ def test_any_rows_shared_or_not_in_any_blocks(
 
 def test_rows_of_like_sizes_lie_side_by_side_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "OVERHEAD", 100)
-    plan = Products((200, 8, 199, 9, 8), None, CPU)
+    packed = Packed.of([list(range(n)) for n in (200, 8, 199, 9, 8)])
+    plan = Products(packed, None)
     assert [(r.n, r.m, r.p) for r in plan.rectangles] == [(1, 200, 0), (1, 199, 0), (3, 9, 0)]
     monkeypatch.setattr(attention, "OVERHEAD", 400)  # a row of 200 more costs 399 scores than one of 199
-    assert [(r.n, r.m) for r in Products((200, 8, 199, 9, 8), None, CPU).rectangles] == [(2, 200), (3, 9)]
+    assert [(r.n, r.m) for r in Products(packed, None).rectangles] == [(2, 200), (3, 9)]
     assert rectangles([attention.Span(0, 5, None)], None)[0].run == 0
 
 
@@ -86,16 +117,24 @@ def test_low_precision_is_as_near_as_the_fused_kernel() -> None:
     packed = Packed.of([list(range(n)) for n in (60, 33, 47)])
     exact = numbers(packed)
     push = torch.randn(140, 48, generator=torch.Generator().manual_seed(1))
-    want = Fused(packed.lengths, None, CPU)(*exact)
+    want = Fused(packed, None, CPU)(*exact)
     slopes = torch.autograd.grad(want, exact, push)
-    for way in WAYS:
+    for way in (Fused, Products):
         rounded = numbers(packed, torch.bfloat16)
-        found = way(packed.lengths, None, CPU)(*rounded)
+        found = make(way, packed, None)(*rounded)
         pulled = torch.autograd.grad(found, rounded, push.bfloat16())
         for one, other in zip((found, *pulled), (want, *slopes), strict=True):
             assert float((one.detach().float() - other.detach()).norm() / other.detach().norm()) < 0.008
 
 
-def test_a_cpu_multiplies_and_others_use_their_kernel() -> None:
-    assert isinstance(attention.attention((3,), None, CPU), Products)
-    assert isinstance(attention.attention((3,), None, torch.device("meta")), Fused)
+def test_each_device_has_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = Packed.of([[1, 2, 3]])
+    for way in (Fused, Varlen):  # as if the device were there
+        monkeypatch.setattr(attention, way.__name__, lambda packed, window, device, way=way: way(packed, window, CPU))
+    for device, compute, way in (
+        ("cpu", torch.bfloat16, Products),
+        ("cuda", torch.bfloat16, Varlen),
+        ("cuda", torch.float32, Fused),
+        ("mps", torch.bfloat16, Fused),
+    ):
+        assert isinstance(attention.attention(packed, None, torch.device(device), compute), way)

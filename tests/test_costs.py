@@ -34,7 +34,7 @@ class Costs(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.passes = self.tokens = self.layer_tokens = self.logits = self.attended = 0
+        self.passes = self.tokens = self.layer_rows = self.logits = self.attended = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -44,16 +44,17 @@ class Costs(TorchDispatchMode):
             self.tokens += args[1].numel()
         elif name == "aten::mm" and args[0].shape[1] == WIDTH:
             wide = args[1].shape[1]
-            self.layer_tokens += args[0].shape[0] * (wide == 4 * WIDTH)  # gate and up together: once a layer
+            self.layer_rows += args[0].shape[0] * (wide == 4 * WIDTH)  # gate and up together: once a layer
             self.logits += args[0].shape[0] * (wide == VOCABULARY)
         elif name == "aten::_softmax" and args[0].dim() == 3:
             self.attended += args[0].numel()
         return out
 
     def seen(self):
-        """Passes, tokens embedded, tokens through all layers, logits' rows, scores of attention by layer and head."""
-        assert self.layer_tokens % LAYERS == self.attended % (LAYERS * HEADS) == 0
-        return self.passes, self.tokens, self.layer_tokens // LAYERS, self.logits, self.attended // (LAYERS * HEADS)
+        """Passes, tokens embedded, rows through the lower and the upper layer together, rows of logits, scores of
+        attention by layer and head."""
+        assert self.attended % (LAYERS * HEADS) == 0
+        return self.passes, self.tokens, self.layer_rows, self.logits, self.attended // (LAYERS * HEADS)
 
 
 def tiny():
@@ -103,15 +104,16 @@ def test_sft_makes_one_pass_and_no_padding(tmp_path):
     config = SFTConfig(steps=1, batch_size=3, **QUIET)
     # whole: 10 + 12 + 13 tokens; the 6 that all begin with are there once; attention: 3 rows of at most 13 queries of
     # their own, and beside as many keys the 6 shared ones (what a small rectangle wastes is cheaper than another one)
-    # 14 trained tokens: their logits on the way there and, the output matrix being trained, again on the way back
+    # 14 trained tokens: only they go through the last layer to its end; their logits on the way there and, the output
+    # matrix being trained, again on the way back
     run = Run.start(tmp_path, "sft", config)
-    assert costs_of(lambda: sft(tiny(), examples(), config, run)) == (1, 35 - 12, 35 - 12, 2 * 14, 3 * 13 * 19)
+    assert costs_of(lambda: sft(tiny(), examples(), config, run)) == (1, 35 - 12, 35 - 12 + 14, 2 * 14, 3 * 13 * 19)
 
 
 def test_a_frozen_output_matrix_needs_its_logits_once(tmp_path):
     config = SFTConfig(steps=1, batch_size=3, train=Top(layers=1), **QUIET)
     run = Run.start(tmp_path, "sft", config)
-    assert costs_of(lambda: sft(tiny(), examples(), config, run)) == (1, 23, 23, 14, 741)
+    assert costs_of(lambda: sft(tiny(), examples(), config, run)) == (1, 23, 23 + 14, 14, 741)
 
 
 def test_a_reward_update_reads_each_prompt_once():
@@ -121,14 +123,15 @@ def test_a_reward_update_reads_each_prompt_once():
     def update():
         reward_loss(scorer, groups, RewardConfig())[0].backward()
 
-    # a prompt of 5 and 2 + 3 + 4 + 5 tokens, twice; whole sequences would be 68 tokens; 8 rows of at most 7 queries
-    assert costs_of(update) == (1, 2 * (5 + 14), 2 * (5 + 14), 0, 8 * 7 * 12)
+    # a prompt of 5 and 2 + 3 + 4 + 5 tokens, twice; whole sequences would be 68 tokens; 8 rows of at most 7 queries; of
+    # each of the 8 sequences the last token goes to the end
+    assert costs_of(update) == (1, 2 * (5 + 14), 2 * (5 + 14) + 8, 0, 8 * 7 * 12)
 
 
 def test_training_a_reward_model_adds_one_pass_for_the_scale(tmp_path):
     config = RewardConfig(steps=2, batch_size=2, **QUIET)
     run = Run.start(tmp_path, "reward", config)
-    assert costs_of(lambda: train_reward(tiny(), fours(), config, run)) == (3, 3 * 38, 3 * 38, 0, 3 * 672)
+    assert costs_of(lambda: train_reward(tiny(), fours(), config, run)) == (3, 3 * 38, 3 * (38 + 8), 0, 3 * 672)
 
 
 def test_dpo_asks_its_reference_once_a_run(tmp_path):
@@ -136,7 +139,7 @@ def test_dpo_asks_its_reference_once_a_run(tmp_path):
     run = Run.start(tmp_path, "dpo", config)
     items = [Preference(r, 5) for r in fours()]
     # four passes: the reference's, and one a step; 28 completion tokens, whose logits a step needs twice
-    assert costs_of(lambda: dpo(tiny(), items, config, run)) == (4, 4 * 38, 4 * 38, 28 + 3 * 2 * 28, 4 * 672)
+    assert costs_of(lambda: dpo(tiny(), items, config, run)) == (4, 4 * 38, 4 * (38 + 28), 28 + 3 * 2 * 28, 4 * 672)
 
 
 def sampled(prompts, max_tokens, slots=64):
@@ -147,11 +150,11 @@ def sampled(prompts, max_tokens, slots=64):
 def test_a_sampled_token_is_fed_once_and_the_last_never():
     # a pass a token; the prompts go with the first, in a rectangle; every pass gives logits for its rows alone; rows
     # look back into a room of 16
-    assert sampled([[1, 2, 3, 4], [5, 6]], 3) == (3, 6 + 2 * 2, 6 + 2 * 2, 3 * 2, 2 * 4 * 4 + 2 * 2 * 16)
+    assert sampled([[1, 2, 3, 4], [5, 6]], 3) == (3, 6 + 2 * 2, 6 + 2 + 2 * 2 * 2, 3 * 2, 2 * 4 * 4 + 2 * 2 * 16)
 
 
 def test_equal_prompts_are_read_once():
-    assert sampled([[1, 2, 3, 4]] * 3, 3) == (3, 4 + 2 * 3, 4 + 2 * 3, 3 * 3, 4 * 4 + 2 * 3 * 16)
+    assert sampled([[1, 2, 3, 4]] * 3, 3) == (3, 4 + 2 * 3, 4 + 3 + 2 * 2 * 3, 3 * 3, 4 * 4 + 2 * 3 * 16)
 
 
 def test_a_prompt_that_waits_costs_no_pass_of_its_own():
@@ -183,7 +186,9 @@ def test_ppo_with_four_networks(tmp_path):
     passes, tokens, through, logits, _ = ppo_costs(tmp_path, shared=False)
     # 4 of the sampler; reference, reward model and critic once each; policy and critic in each of 3 epochs
     assert passes == 4 + 3 + 3 * 2
-    assert tokens == through == (2 * 3 + 3 * 2) + (3 + 3 * 2) * 2 * ROLLOUT
+    assert tokens == (2 * 3 + 3 * 2) + (3 + 3 * 2) * 2 * ROLLOUT
+    # the upper layer to its end: sampled rows; the 8 answered tokens, and for the reward model the 2 last ones too
+    assert through == tokens + 4 * 2 + (3 + 3 * 2) * 8 + 2
     assert logits == 4 * 2 + 8 + 3 * 2 * 8  # sampled, reference, and twice an epoch: the output matrix is trained
 
 
@@ -191,8 +196,8 @@ def test_ppo_over_a_shared_trunk_reads_the_lower_layers_in_the_sampler_alone(tmp
     passes, tokens, through, logits, _ = ppo_costs(tmp_path, shared=True)
     assert passes == 5  # of the sampler: the last token is fed too, for its hidden state
     assert tokens == 2 * 3 + 4 * 2
-    # half of the two layers each: the sampler's 14 tokens in both; above, reference, reward model and 3 epochs' policy
-    assert through * 2 == 2 * 14 + (2 + 3) * 2 * ROLLOUT
+    # the sampler's 14 tokens below and what it draws from above; reference, reward model and 3 epochs' policy above
+    assert through == 14 + 5 * 2 + (2 + 3) * 8 + 2
     assert logits == 5 * 2 + 8 + 3 * 8  # one more of the sampler; the frozen matrix needs them once an epoch
 
 
@@ -210,7 +215,8 @@ def test_groups_share_their_prompt_where_they_lie_side_by_side(tmp_path):
     passes, tokens, through, logits, _ = found
     assert passes == 4 + 1 + 2
     assert logits == 4 * 4 + 16 + 2 * 2 * 16
-    assert tokens == through == (2 * 3 + 3 * 4) + 3 * (2 * 3 + 4 * 4)
+    assert tokens == (2 * 3 + 3 * 4) + 3 * (2 * 3 + 4 * 4)
+    assert through == tokens + 4 * 4 + 3 * 16
 
 
 def test_bytes_kept_for_the_way_back():

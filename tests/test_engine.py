@@ -12,7 +12,8 @@ from torch import Tensor
 from tutelage.errors import ModelError, TrainingError
 from tutelage.model.adapters import Lora, branch
 from tutelage.model.batch import Packed
-from tutelage.model.decoder import Decoder, DecoderConfig, Linear
+from tutelage.model.decoder import Decoder, DecoderConfig
+from tutelage.model.linear import Linear
 from tutelage.model.maths import token_logprobs
 from tutelage.sample.engine import Engine
 from tutelage.sample.sampler import Sampled, SamplingParams, uniforms

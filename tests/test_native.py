@@ -13,8 +13,9 @@ from tutelage.errors import TrainingError
 from tutelage.model import kernels, native, pieces
 from tutelage.model.adapters import Lora, Top, branch
 from tutelage.model.batch import Batch, Example
-from tutelage.model.decoder import Decoder, Linear
+from tutelage.model.decoder import Decoder
 from tutelage.model.heads import Policy
+from tutelage.model.linear import Linear
 from tutelage.model.tiny import tiny_decoder
 from tutelage.sample import native as decoding
 from tutelage.sample.cache import look_back

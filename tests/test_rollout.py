@@ -7,7 +7,8 @@ import torch
 from exact import ppo_config, token_world
 
 from tutelage.errors import ConfigError
-from tutelage.learn.ppo import PPOConfig, minibatch_plan, ppo_loss
+from tutelage.learn.learner import Part
+from tutelage.learn.ppo import PPOConfig, minibatch_plan, parts, ppo_loss
 from tutelage.learn.ppo_state import PPOState
 from tutelage.learn.reward import RewardModel
 from tutelage.learn.rollout import EndRule, end_scores, response_batch, token_rewards
@@ -152,3 +153,21 @@ def test_networks_from_two_folders_share_what_is_equal():
     assert relink(b, a) == 2
     assert b.layers[1] is a.layers[1]
     assert b.layers[2] is not a.layers[2]
+
+
+def test_a_critic_gone_through_after_the_policy_gets_the_same_gradients():
+    found = []
+    for apart in (False, True):
+        t = state("separate")
+        with torch.no_grad():
+            t.actor.head.weight.fill_(0.1)  # one that zeros would keep from the critic's gradient
+        minibatch = t.roll_out(PROMPTS, seed=3).take(range(6))
+        both = [Part([minibatch], lambda m, t=t: ppo_loss(t.actor, m, t.config, t.shared))]
+        for part in parts(t, [minibatch]) if apart else both:
+            loss, _ = part.loss(minibatch)
+            (loss * part.weight).backward()
+        found.append({name: p.grad for name, p in t.learner.parameters.items()})
+    assert len(parts(t, [minibatch])) == 2
+    for name, slope in found[0].items():
+        assert torch.equal(slope, found[1][name]), name
+        assert float(slope.abs().sum()) > 0

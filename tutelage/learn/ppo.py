@@ -48,15 +48,44 @@ class PPOConfig(OnlineConfig):
     """Demonstrations per mixed-in batch."""
 
 
+def policy_loss(
+    logprob: Tensor, entropy: Tensor, m: Minibatch, config: PPOConfig
+) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """Summed clipped policy loss over the minibatch's response tokens; log-probabilities and entropies (M,)."""
+    ratio = (logprob - m.old).exp()
+    loss = clipped_policy_loss(ratio, m.advantages, config.clip).sum()
+    signs = ratio_sums(logprob, entropy, m.old, (ratio - 1).abs() > config.clip)
+    return loss, {"policy_loss": loss.detach(), **signs}
+
+
+def value_loss(value: Tensor, m: Minibatch, config: PPOConfig) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """Summed clipped value loss over the minibatch's response tokens; values (M,)."""
+    loss = clipped_value_loss(value, m.values, m.returns, config.value_clip).sum()
+    return loss, {"value_loss": loss.detach()}
+
+
 def ppo_loss(actor: ActorCritic, m: Minibatch, config: PPOConfig, shared: int) -> tuple[Tensor, Mapping[str, Tensor]]:
     """Summed clipped policy loss plus weighted clipped value loss over the minibatch's response tokens."""
     logprob, entropy, value = actor(m, temperature=config.sampling.temperature, start=shared)
-    ratio = (logprob - m.old).exp()
-    policy_loss = clipped_policy_loss(ratio, m.advantages, config.clip).sum()
-    value_loss = clipped_value_loss(value, m.values, m.returns, config.value_clip).sum()
-    signs = ratio_sums(logprob, entropy, m.old, (ratio - 1).abs() > config.clip)
-    logged = {"policy_loss": policy_loss.detach(), "value_loss": value_loss.detach(), **signs}
-    return policy_loss + config.value_weight * value_loss, logged
+    (policy, signs), (values, logged) = policy_loss(logprob, entropy, m, config), value_loss(value, m, config)
+    return policy + config.value_weight * values, {**signs, **logged}
+
+
+def parts(t: PPOState, minibatches: Sequence[Minibatch]) -> list[Part]:
+    """The update's losses. A critic of its own is gone through after the policy, so that only one of the two networks'
+    activations are in memory; the gradients are those of `ppo_loss`."""
+    config, actor = t.config, t.actor
+    if actor.critic is None:
+        return [Part(minibatches, lambda m: ppo_loss(actor, m, config, t.shared))]
+
+    def of_policy(m: Minibatch) -> tuple[Tensor, Mapping[str, Tensor]]:
+        out = actor.policy(m.batch, temperature=config.sampling.temperature, hidden=m.hidden, start=t.shared)
+        return policy_loss(out.logprob, out.entropy, m, config)
+
+    def of_critic(m: Minibatch) -> tuple[Tensor, Mapping[str, Tensor]]:
+        return value_loss(actor.value(m.batch, None, m.features, m.hidden, t.shared), m, config)
+
+    return [Part(minibatches, of_policy), Part(minibatches, of_critic, config.value_weight)]
 
 
 def optimise(t: PPOState, rollout: Rollout, ptx: Sequence[Example], run: Run) -> None:
@@ -65,9 +94,9 @@ def optimise(t: PPOState, rollout: Rollout, ptx: Sequence[Example], run: Run) ->
     plan = minibatch_plan(config, t.step)
     lengths = [len(s) for s in rollout.sequences]
     for chosen in plan[t.place :]:
-        parts = cut([lengths[i] for i in chosen], config.micro_tokens)
-        minibatches = [rollout.take([chosen[i] for i in part]) for part in parts]
-        mixed = [Part(minibatches, lambda m: ppo_loss(t.actor, m, config, t.shared))]
+        cuts = cut([lengths[i] for i in chosen], config.micro_tokens)
+        minibatches = [rollout.take([chosen[i] for i in part]) for part in cuts]
+        mixed = parts(t, minibatches)
         if ptx and config.ptx_weight:
             texts = gather(ptx, pick(len(ptx), config.ptx_batch, t.learner.step, config.seed))
             fresh = batches(texts, config.micro_tokens)

@@ -162,7 +162,7 @@ class ActorCritic(nn.Module):
         if self.head is None:
             return torch.zeros(batch.units)
         if self.critic is not None:
-            own = self.critic(batch.packed, hidden, start)[batch.index]
+            own = self.critic(batch.packed, hidden, start, batch.index)
         elif features is not None:
             own = features
         assert own is not None

@@ -15,8 +15,9 @@ from torch import nn
 
 from tutelage.config import Section
 from tutelage.errors import ConfigError
-from tutelage.model.decoder import Decoder, Linear
+from tutelage.model.decoder import Decoder
 from tutelage.model.foreign import ForeignDecoder
+from tutelage.model.linear import Linear
 
 
 class Top(Section):

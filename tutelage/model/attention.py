@@ -1,8 +1,8 @@
 """Causal attention inside each of the packed sequences, and nowhere else.
 
-On a CPU by matrix products over a few rectangles (`Products`), elsewhere by PyTorch's fused kernel over one (`Fused`).
-Only here are rows padded. A beginning that several sequences share has one query for all of them, and its keys and
-values in each one's row.
+On a CPU by matrix products over a few rectangles (`Products`), on a GPU by fused kernels (`fused_attention.py`). Only
+here are rows padded. A beginning that several sequences share has one query for all of them, and its keys and values in
+each one's row.
 
 Legend: T tokens, A heads, G key/value heads, R = A/G heads to each, D head size; N sequences of a rectangle, M their
 most own tokens, P their longest shared beginning, S = P + M.
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from tutelage.model.batch import firsts
+from tutelage.model.batch import Packed
+from tutelage.model.fused_attention import Fused, Varlen
 
 BLOCK = 256  # queries at once
 OVERHEAD = 4096  # scores of one head that can be computed in the time that one more rectangle takes to set up
@@ -25,47 +25,13 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """q (T, A, D); k, v (T, G, D) → (T, A·D)."""
 
 
-def attention(lengths: Sequence[int], window: int | None, device: torch.device, source: Tensor | None = None) -> Attend:
-    """Attention over packed sequences of these lengths; `source` as in `Packed`, `window` a sliding one's width."""
-    return (Products if device.type == "cpu" else Fused)(lengths, window, device, source)
-
-
-class Fused:
-    """PyTorch's own kernel over one rectangle."""
-
-    def __init__(
-        self, lengths: Sequence[int], window: int | None, device: torch.device, source: Tensor | None = None
-    ) -> None:
-        self.n, self.longest = len(lengths), max(lengths)
-        self.index: Tensor | None = None  # (T,) place of each token in the rectangle; None: it is full
-        self.copies: tuple[Tensor, Tensor] | None = None  # places of shared tokens' copies, and those tokens
-        if min(lengths) != self.longest or source is not None:
-            index = torch.cat([torch.arange(n) + i * self.longest for i, n in enumerate(lengths)])
-            if source is not None:
-                first = firsts(source)
-                self.copies = index[~first].to(device), source[~first].to(device)
-                index = index[first]
-            self.index = index.to(device)
-        self.mask: Tensor | None = None
-        if window is not None and self.longest > window:
-            at = torch.arange(self.longest, device=device)
-            self.mask = (at[:, None] >= at) & (at[:, None] - at < window)
-
-    def spread(self, x: Tensor, copies: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """(T, A, D) → (N, A, longest, D)."""
-        if self.index is not None:
-            rows = x.new_zeros(self.n * self.longest, *x.shape[1:]).index_copy_(0, self.index, x)
-            x = rows if copies is None else rows.index_copy_(0, copies[0], x.index_select(0, copies[1]))
-        return x.view(self.n, self.longest, *x.shape[1:]).transpose(1, 2)
-
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """See `Attend`."""
-        keys, values = self.spread(k, self.copies), self.spread(v, self.copies)
-        out = F.scaled_dot_product_attention(
-            self.spread(q), keys, values, self.mask, is_causal=self.mask is None, enable_gqa=True
-        )
-        out = out.transpose(1, 2).reshape(self.n * self.longest, -1)
-        return out if self.index is None else out.index_select(0, self.index)
+def attention(packed: Packed, window: int | None, device: torch.device, compute: torch.dtype) -> Attend:
+    """Attention over packed sequences in the number format of the products; `window` is a sliding one's width."""
+    if device.type == "cpu":
+        return Products(packed, window)
+    if device.type == "cuda" and compute in (torch.bfloat16, torch.float16):
+        return Varlen(packed, window, device)
+    return Fused(packed, window, device)
 
 
 @dataclass(frozen=True)
@@ -179,19 +145,10 @@ def rectangles(spans: Sequence[Span], window: int | None) -> list[Rectangle]:
 class Products:
     """Softmax between two batched matrix products. With low-precision inputs the scores are rounded to them."""
 
-    def __init__(
-        self, lengths: Sequence[int], window: int | None, device: torch.device, source: Tensor | None = None
-    ) -> None:
-        del device
-        self.shared = source is not None
+    def __init__(self, packed: Packed, window: int | None) -> None:
         spans, at, first = [], 0, 0
-        for n in lengths:
-            before = None
-            if source is not None:
-                row = source[at : at + n]
-                c = int((row < first).sum())
-                before = row[:c] if c else None
-            own = n - (0 if before is None else len(before))
+        for n, own in zip(packed.lengths, packed.own, strict=True):
+            before = None if own == n or packed.source is None else packed.source[at : at + n - own]
             spans.append(Span(first, own, before))
             at, first = at + n, first + own
         self.rectangles = rectangles([s for s in spans if s.own], window)

@@ -54,6 +54,13 @@ class Packed:
         return cls(torch.tensor(tokens), torch.tensor(positions), lengths, shared)
 
     @property
+    def own(self) -> tuple[int, ...]:
+        """N numbers of tokens that each sequence does not share with the one before it; sum T."""
+        if self.source is None:
+            return self.lengths
+        return tuple(int(part.sum()) for part in torch.split(firsts(self.source), list(self.lengths)))
+
+    @property
     def starts(self) -> Tensor:
         """(N,) int64: where each whole sequence begins."""
         return torch.tensor((0, *self.lengths[:-1])).cumsum(0)

@@ -11,17 +11,14 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.graph import increment_version
-from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from tutelage.model import native
 from tutelage.model.attention import attention
 from tutelage.model.batch import Packed
+from tutelage.model.linear import Linear
 from tutelage.model.pieces import EAGER, Pieces, normed, rotate
 
 
@@ -45,95 +42,6 @@ class DecoderConfig:
     qk_norm: bool = False
     sliding_window: int | None = None
     rope_scaling: dict[str, float | str] | None = None  # None, or rope_type llama3 or linear with their factors
-
-
-def _note_step(optimizer: Optimizer, *_: Any) -> None:
-    """Count a step in its weights' versions, which `Linear.low` reads and fused optimisers leave as they were."""
-    for group in optimizer.param_groups:
-        increment_version(group["params"])
-
-
-register_optimizer_step_post_hook(_note_step)
-
-
-class _Product(torch.autograd.Function):
-    """x (T, in) times a low-precision copy of the weight; the gradient reaches the weight in its own precision."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, low: Tensor) -> Tensor:
-        ctx.save_for_backward(x, low)
-        ctx.dtype = weight.dtype
-        return F.linear(x, low, bias)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, None]:
-        x, low = ctx.saved_tensors
-        grad_x = grad @ low if ctx.needs_input_grad[0] else None
-        grad_bias = grad.sum(0) if ctx.needs_input_grad[2] else None
-        return grad_x, (grad.t() @ x).to(ctx.dtype), grad_bias, None
-
-
-class Linear(nn.Module):
-    """A matrix product in the compute dtype over an fp32 weight, with an optional low-rank adapter (LoRA)."""
-
-    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None = None) -> None:
-        super().__init__()
-        self.weight = weight  # (out, in)
-        self.bias = bias
-        self.lora_a: nn.Parameter | None = None  # (rank, in)
-        self.lora_b: nn.Parameter | None = None  # (out, rank)
-        self.lora_scale = 0.0
-        self.compute = torch.float32
-        self._low: tuple[tuple[int, int], Tensor] | None = None  # (state of the weight, its copy in the compute dtype)
-        self._panels: tuple[tuple[int, int], Tensor] | None = None  # the same, laid out for a few rows at a time
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(…, in) in any dtype → (…, out) in the compute dtype."""
-        x = x.to(self.compute)
-        bias = None if self.bias is None else self.bias.to(self.compute)
-        if (panels := self._laid_out(x)) is not None:
-            out = native.product(x, panels, len(self.weight))
-            out = out if bias is None else out + bias
-        elif (low := self.low()) is self.weight or not (self.weight.requires_grad and torch.is_grad_enabled()):
-            out = F.linear(x, low, bias)
-        else:
-            out = _Product.apply(x, self.weight, bias, low)  # type: ignore[no-untyped-call]
-        if self.lora_a is not None and self.lora_b is not None:
-            out = out + F.linear(F.linear(x, self.lora_a.to(x.dtype)), self.lora_b.to(x.dtype)) * self.lora_scale
-        return out
-
-    def low(self) -> Tensor:
-        """The weight in the compute dtype. A copy is kept while the weight stands still; gradients reach the weight."""
-        if self.weight.dtype == self.compute:
-            return self.weight
-        state = self._state()
-        if self._low is None or self._low[0] != state or self._low[1].dtype != self.compute:
-            self._low = (state, self.weight.detach().to(self.compute))
-        return self._low[1]
-
-    def lay_out(self, on: bool) -> None:
-        """Keep the weight as `native.panels` too, as long as it stands still, for a sampler's rows; or no longer."""
-        panels = native.panels(self.low()) if on else None
-        self._panels = None if panels is None else (self._state(), panels)
-
-    def _laid_out(self, x: Tensor) -> Tensor | None:
-        """The panels, where they are as the weight is now and serve x (rows, in)."""
-        if self._panels is None or len(x) > native.FEW_ROWS or torch.is_grad_enabled():
-            return None
-        return self._panels[1] if self._panels[0] == self._state() else None
-
-    def _state(self) -> tuple[int, int]:
-        """What changes with the weight: its version, and its place, so that a copy or move of it counts anew."""
-        return self.weight._version, self.weight.data_ptr()
-
-    def lend(self, other: "Linear") -> None:
-        """Let a layer over the same frozen weight use the same low-precision copy."""
-        with torch.no_grad():
-            self.low()
-        other._low = self._low
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_low": None, "_panels": None}  # copies of the layer make their own
 
 
 class RMSNorm(nn.Module):
@@ -268,23 +176,34 @@ class Decoder(nn.Module):
         angle = positions[:, None, None].float() * self.inverse
         return angle.cos(), angle.sin()
 
-    def run(self, packed: Packed, start: int, stop: int, hidden: Tensor | None = None) -> Tensor:
+    def run(
+        self, packed: Packed, start: int, stop: int, hidden: Tensor | None = None, rows: Tensor | None = None
+    ) -> Tensor:
         """Layers start to stop over the packed rows; hidden (T, H) is the input of layer `start`, None to embed.
 
-        Packed rows may lie on any device; the result is on the weights'.
+        Packed rows may lie on any device; the result is on the weights'. With `rows` (M,) it is those of it alone, and
+        the last layer computes no others behind its attention.
         """
         device = self.embed.weight.device
         x = self.embed(packed.tokens.to(device)) if hidden is None else hidden.to(device)
         if start >= stop:
-            return x
-        attend = attention(packed.lengths, self.config.sliding_window, device, packed.source)
+            return x if rows is None else x[rows]
+        attend = attention(packed, self.config.sliding_window, device, self.compute)
         cos, sin = self.rotation(packed.positions.to(device))
         for layer in self.layers[start:stop]:
             assert isinstance(layer, Block)
-            x = layer.after(x, attend(*layer.before(x, cos, sin)))
+            attended = attend(*layer.before(x, cos, sin))
+            if rows is not None and layer is self.layers[stop - 1]:
+                x, attended = x[rows], attended[rows]
+            x = layer.after(x, attended)
         return x
 
-    def forward(self, packed: Packed, hidden: Tensor | None = None, start: int = 0) -> Tensor:
-        """Packed rows → normed hidden states (T, H) fp32. With `hidden`, begin at layer `start` from there."""
-        x: Tensor = self.norm(self.run(packed, start, len(self.layers), hidden))
+    def forward(
+        self, packed: Packed, hidden: Tensor | None = None, start: int = 0, rows: Tensor | None = None
+    ) -> Tensor:
+        """Packed rows → normed hidden states (T, H) fp32, or the (M, H) of these `rows` alone.
+
+        With `hidden`, begin at layer `start` from there.
+        """
+        x: Tensor = self.norm(self.run(packed, start, len(self.layers), hidden, rows))
         return x

@@ -61,21 +61,29 @@ class ForeignDecoder(Decoder):
         weight: Tensor = self.inner.get_output_embeddings().weight
         return weight
 
-    def run(self, packed: Packed, start: int, stop: int, hidden: Tensor | None = None) -> Tensor:
+    def run(
+        self, packed: Packed, start: int, stop: int, hidden: Tensor | None = None, rows: Tensor | None = None
+    ) -> Tensor:
         """Not to be had: raises ModelError."""
         raise ModelError(f"a {self.config.family} model runs whole through transformers, not layer by layer")
 
-    def forward(self, packed: Packed, hidden: Tensor | None = None, start: int = 0) -> Tensor:
-        """Packed rows → final hidden states (T, H) fp32. Raises ModelError when asked to begin at a later layer."""
+    def forward(
+        self, packed: Packed, hidden: Tensor | None = None, start: int = 0, rows: Tensor | None = None
+    ) -> Tensor:
+        """Packed rows → final hidden states (T, H) fp32, or those of `rows` (M,) alone.
+
+        Raises ModelError when asked to begin at a later layer.
+        """
         if hidden is not None or start:
             self.run(packed, start, start, hidden)
         lengths, device = torch.tensor(packed.lengths), self.head_weight().device
         mask = (torch.arange(int(lengths.max())) < lengths[:, None]).to(device)  # (N, longest)
-        rows = torch.zeros(mask.shape, dtype=torch.int64, device=device).masked_scatter(mask, packed.whole.to(device))
+        tokens = torch.zeros(mask.shape, dtype=torch.int64, device=device).masked_scatter(mask, packed.whole.to(device))
         with torch.autocast(mask.device.type, dtype=self.compute, enabled=self.compute != torch.float32):
-            out = self.inner.base_model(input_ids=rows, attention_mask=mask.long(), use_cache=False)
+            out = self.inner.base_model(input_ids=tokens, attention_mask=mask.long(), use_cache=False)
         final: Tensor = out.last_hidden_state[mask].float()
-        return final if packed.source is None else final[firsts(packed.source)]
+        final = final if packed.source is None else final[firsts(packed.source)]
+        return final if rows is None else final[rows]
 
     @torch.no_grad()
     def check(self) -> None:

@@ -36,7 +36,7 @@ class Policy(nn.Module):
         self, batch: Batch, *, temperature: float = 1.0, hidden: Tensor | None = None, start: int = 0
     ) -> PolicyOutput:
         """Log-probability of each target token. `hidden` (T, H) is the input of layer `start`, None to begin anew."""
-        chosen = self.decoder(batch.packed, hidden, start)[batch.index]
+        chosen = self.decoder(batch.packed, hidden, start, batch.index)
         weight = self.decoder.head_weight()
         low = weight if self.decoder.compute == weight.dtype else weight.to(self.decoder.compute)
         target = batch.target.to(weight.device)
@@ -83,7 +83,7 @@ class Scorer(nn.Module):
 
     def forward(self, packed: Packed, index: Tensor, *, hidden: Tensor | None = None, start: int = 0) -> Scored:
         """A score at each chosen position of the packed rows; index (M,) int64."""
-        chosen = self.decoder(packed, hidden, start)[index]
+        chosen = self.decoder(packed, hidden, start, index)
         return Scored(self.head(chosen), chosen)
 
 

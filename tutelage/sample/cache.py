@@ -72,7 +72,7 @@ class Step:
         row, place, source = [torch.arange(self.continued)], [positions], [torch.arange(self.continued)]
         self.prompts: Attend | None = None
         if prompts is not None:
-            self.prompts = attention(prompts.lengths, window, device)
+            self.prompts = attention(prompts, window, device, cache.dtype)
             starts = (prompts.starts + self.continued).tolist()
             for j, i in enumerate(copies):
                 n = prompts.lengths[i]

@@ -148,15 +148,19 @@ class Engine:
         """One pass and one token for each row in use, until no row is left; stops between drawing and closing ranks."""
         choose = Choice(self.decoder, params)
         with self.decoder.few_rows():
+            whole = native.layers(self.decoder) if self.decoder.pieces == PIECES else None
             while job.waiting or len(job.rows):
-                hidden = self._step(job, cache, states)
+                hidden = self._step(job, cache, states, whole)
                 place = (job.rows, job.made[job.rows])
                 job.tokens[place], job.logprobs[place] = choose(hidden, job.uniform[place])
                 yield
                 self._leave(job, cache, progress)
 
-    def _step(self, job: Job, cache: Cache, states: "States | None") -> Tensor:
-        """One pass over the rows in use and those let in now; `job.rows` grows. → last hidden states (B, H), normed."""
+    def _step(self, job: Job, cache: Cache, states: "States | None", whole: Sequence[native.Layer] | None) -> Tensor:
+        """One pass over the rows in use and those let in now; `job.rows` grows. → last hidden states (B, H), normed.
+
+        `whole`: the layers in C++, which run where rows only continue.
+        """
         continued = job.rows
         positions = job.lengths[continued] + job.made[continued] - 1
         tokens = job.tokens[continued, job.made[continued] - 1]
@@ -171,12 +175,21 @@ class Engine:
         device = self.decoder.embed.weight.device
         x = self.decoder.embed(tokens.to(device))
         cos, sin = self.decoder.rotation(positions.to(device))
+        only = whole if packed is None and len(x) <= FEW_ROWS else None
+        room = None if only is None else native.room_for(self.decoder, len(x))
+        ends: Tensor | slice = slice(None) if packed is None else last.to(device)
         for i, layer in enumerate(self.decoder.layers):
             assert isinstance(layer, Block)
             if states is not None and i == self.capture:
                 states.keep(job.rows, step, x)
-            x = layer.after(x, step(i, *layer.before(x, cos, sin)))
-        hidden: Tensor = self.decoder.norm(x if packed is None else x[last.to(device)])
+            if only is not None and room is not None:
+                only[i](x, cos, sin, (cache.k[i], cache.v[i]), positions, room)
+            else:
+                attended = step(i, *layer.before(x, cos, sin))
+                if i == len(self.decoder.layers) - 1:  # of a prompt only the end is asked for
+                    x, attended, ends = x[ends], attended[ends], slice(None)
+                x = layer.after(x, attended)
+        hidden: Tensor = self.decoder.norm(x[ends])
         return hidden
 
     def _leave(self, job: Job, cache: Cache, progress: Callable[[int], None] | None) -> None:

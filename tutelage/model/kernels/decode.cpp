@@ -9,53 +9,77 @@
 
 #include "numbers.h"
 
-template <typename low>
-static float dot(const float* __restrict__ a, const low* __restrict__ b, int64_t n) {
-  float sum = 0;
-  for (int64_t i = 0; i < n; ++i) sum += a[i] * as<float>(b[i]);
-  return sum;
+static constexpr int64_t AHEAD = 24;  // keys that are fetched before they are needed
+
+// The queries (R, D) that share a key look at n keys and values (n, D) → out (R, D). `weight` is room for R·n numbers.
+// Where D and R are not 0 they are constants to the loops, and a key is read once for all queries.
+template <typename low, int fixed_D, int fixed_R>
+static void look(const low* __restrict__ asked, const low* __restrict__ keys, const low* __restrict__ values,
+                 float* __restrict__ weight, low* __restrict__ out, int64_t n, int64_t D_, int64_t R_, float* room) {
+  const int64_t D = fixed_D ? fixed_D : D_, R = fixed_R ? fixed_R : R_;
+  const float scale = 1.0f / std::sqrt(static_cast<float>(D));
+  float own[fixed_D && fixed_R ? (2 * fixed_R + 1) * fixed_D : 1];
+  float* query = fixed_D && fixed_R ? own : room;  // (R, D), then sums (R, D), then a key or value (D)
+  float *sum = query + R * D, *one = sum + R * D;
+  for (int64_t i = 0; i < R * D; ++i) query[i] = as<float>(asked[i]) * scale;
+  for (int64_t t = 0; t < n; ++t) {
+    for (int64_t i = 0; i < D; i += 32) __builtin_prefetch(keys + (t + AHEAD) * D + i);
+    for (int64_t i = 0; i < D; ++i) one[i] = as<float>(keys[t * D + i]);
+    for (int64_t r = 0; r < R; ++r) {
+      float score = 0;
+      for (int64_t i = 0; i < D; ++i) score += query[r * D + i] * one[i];
+      weight[r * n + t] = score;
+    }
+  }
+  for (int64_t r = 0; r < R; ++r) {
+    float most = -std::numeric_limits<float>::infinity(), total = 0;
+    for (int64_t t = 0; t < n; ++t) most = weight[r * n + t] > most ? weight[r * n + t] : most;
+    for (int64_t t = 0; t < n; ++t) {
+      weight[r * n + t] = exponential(weight[r * n + t] - most);
+      total += weight[r * n + t];
+    }
+    for (int64_t t = 0; t < n; ++t) weight[r * n + t] /= total;
+  }
+  for (int64_t i = 0; i < R * D; ++i) sum[i] = 0;
+  for (int64_t t = 0; t < n; ++t) {
+    for (int64_t i = 0; i < D; i += 32) __builtin_prefetch(values + (t + AHEAD) * D + i);
+    for (int64_t i = 0; i < D; ++i) one[i] = as<float>(values[t * D + i]);
+    for (int64_t r = 0; r < R; ++r) {
+      const float p = weight[r * n + t];
+      for (int64_t i = 0; i < D; ++i) sum[r * D + i] += p * one[i];
+    }
+  }
+  for (int64_t i = 0; i < R * D; ++i) out[i] = as<low>(sum[i]);
 }
 
 template <typename low>
-static void add_scaled(float* __restrict__ to, const low* __restrict__ from, float scale, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) to[i] += scale * as<float>(from[i]);
+using Look = void (*)(const low*, const low*, const low*, float*, low*, int64_t, int64_t, int64_t, float*);
+
+template <typename low, int D>
+static Look<low> look_of(int64_t R) {
+  static constexpr Look<low> known[] = {look<low, D, 0>, look<low, D, 1>, look<low, D, 2>, look<low, D, 3>, look<low, D, 4>,
+                                        look<low, D, 5>, look<low, D, 6>, look<low, D, 7>, look<low, D, 8>};
+  return known[R <= 8 ? R : 0];
 }
 
 // Puts each row's new key and value at its place, and lets its queries look at the first place + 1 of them, or the last
-// `window` (0: all). q (B, A, D); k, v (B, G, D); held (S, G, C, D); place (B) → out (B, A, D). D is a constant to the loops.
-template <typename low, int fixed>
+// `window` (0: all). q (B, A, D); k, v (B, G, D); held (S, G, C, D); place (B) → out (B, A, D).
+template <typename low>
 static void looked(const low* q, const low* k, const low* v, low* held_k, low* held_v, const int64_t* place, low* out,
-                   int64_t B, int64_t A, int64_t G, int64_t C, int64_t D_, int64_t window, int threads) {
-  const int64_t D = fixed ? fixed : D_, R = A / G;
-  const float scale = 1.0f / std::sqrt(static_cast<float>(D));
+                   int64_t B, int64_t A, int64_t G, int64_t C, int64_t D, int64_t window, int threads) {
+  const int64_t R = A / G;
+  const Look<low> look_at = D == 64 ? look_of<low, 64>(R) : D == 128 ? look_of<low, 128>(R) : look<low, 0, 0>;
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<float> weight(C), query(D), sum(D);
+    std::vector<float> weight(R * C), room((2 * R + 1) * D);
 #pragma omp for schedule(static)
     for (int64_t task = 0; task < B * G; ++task) {
-      const int64_t b = task / G, g = task % G, last = place[b];
-      const int64_t first = window ? std::max<int64_t>(0, last + 1 - window) : 0;
+      const int64_t last = place[task / G], first = window ? std::max<int64_t>(0, last + 1 - window) : 0;
       low *keys = held_k + task * C * D, *values = held_v + task * C * D;
       std::memcpy(keys + last * D, k + task * D, D * sizeof(low));
       std::memcpy(values + last * D, v + task * D, D * sizeof(low));
-      for (int64_t r = 0; r < R; ++r) {
-        const low* asked = q + (b * A + g * R + r) * D;
-        for (int64_t i = 0; i < D; ++i) query[i] = as<float>(asked[i]) * scale;
-        float most = -std::numeric_limits<float>::infinity();
-        for (int64_t t = first; t <= last; ++t) {
-          weight[t] = dot(query.data(), keys + t * D, D);
-          most = std::max(most, weight[t]);
-        }
-        float total = 0;
-        for (int64_t t = first; t <= last; ++t) {
-          weight[t] = exponential(weight[t] - most);
-          total += weight[t];
-        }
-        std::fill(sum.begin(), sum.end(), 0.0f);
-        for (int64_t t = first; t <= last; ++t) add_scaled(sum.data(), values + t * D, weight[t], D);
-        low* to = out + (b * A + g * R + r) * D;
-        for (int64_t i = 0; i < D; ++i) to[i] = as<low>(sum[i] / total);
-      }
+      look_at(q + task * R * D, keys + first * D, values + first * D, weight.data(), out + task * R * D, last + 1 - first, D,
+              R, room.data());
     }
   }
 }
@@ -109,8 +133,7 @@ static void drawn(const low* logits, const double* uniform, int64_t* token, floa
   extern "C" void looked_##name(const low* q, const low* k, const low* v, low* held_k, low* held_v, const int64_t* place,  \
                                 low* out, int64_t B, int64_t A, int64_t G, int64_t C, int64_t D, int64_t window,           \
                                 int threads) {                                                                             \
-    (D == 64 ? looked<low, 64> : D == 128 ? looked<low, 128> : looked<low, 0>)(q, k, v, held_k, held_v, place, out, B, A,  \
-                                                                               G, C, D, window, threads);                  \
+    looked(q, k, v, held_k, held_v, place, out, B, A, G, C, D, window, threads);                                           \
   }                                                                                                                        \
   extern "C" void drawn_##name(const low* logits, const double* uniform, int64_t* token, float* logprob, int64_t B,        \
                                int64_t V, float temperature, int threads) {                                                \
@@ -119,3 +142,34 @@ static void drawn(const low* logits, const double* uniform, int64_t* token, floa
 
 EXPORT(float, float32)
 EXPORT(bfloat16, bfloat16)
+
+extern "C" {
+void normed_bfloat16(const float*, const float*, bfloat16*, int64_t, int64_t, float, int);
+void added_bfloat16(const float*, const bfloat16*, const float*, float*, bfloat16*, int64_t, int64_t, float, int);
+void rotated_bfloat16(bfloat16*, const float*, const float*, bfloat16*, bfloat16*, bfloat16*, int64_t, int64_t, int64_t,
+                      int64_t, int, int);
+void gated_bfloat16(const bfloat16*, bfloat16*, int64_t, int64_t, int);
+void product_bfloat16(const bfloat16*, const uint32_t*, bfloat16*, int64_t, int64_t, int64_t, int);
+
+// A whole layer for one more token of every row, x (B, H) in place: what `Block` and `Step` do piece by piece, in one call.
+// Weights as panels; `room` is for B·(2H + (3A + 4G)·D + 3I) numbers.
+void layer_bfloat16(const float* attention_norm, const float* mlp_norm, const uint32_t* qkv, const uint32_t* out,
+                    const uint32_t* gate_up, const uint32_t* down, float* x, const float* cos, const float* sin,
+                    bfloat16* held_k, bfloat16* held_v, const int64_t* place, bfloat16* room, int64_t B, int64_t H, int64_t A,
+                    int64_t G, int64_t C, int64_t D, int64_t I, int64_t window, float eps, int threads) {
+  const int64_t wide = (A + 2 * G) * D;
+  bfloat16 *inner = room, *all = inner + B * H, *q = all + B * wide, *k = q + B * A * D, *v = k + B * G * D;
+  normed_bfloat16(x, attention_norm, inner, B, H, eps, threads);
+  product_bfloat16(inner, qkv, all, B, wide, H, threads);
+  rotated_bfloat16(all, cos, sin, q, k, v, B, A, G, D, 0, threads);
+  bfloat16 *attended = v + B * G * D, *more = attended + B * A * D;
+  looked(q, k, v, held_k, held_v, place, attended, B, A, G, C, D, window, threads);
+  product_bfloat16(attended, out, more, B, H, A * D, threads);
+  added_bfloat16(x, more, mlp_norm, x, inner, B, H, eps, threads);
+  bfloat16 *both = more + B * H, *gated = both + 2 * B * I;
+  product_bfloat16(inner, gate_up, both, B, 2 * I, H, threads);
+  gated_bfloat16(both, gated, B, I, threads);
+  product_bfloat16(gated, down, more, B, H, I, threads);
+  for (int64_t i = 0; i < B * H; ++i) x[i] += as<float>(more[i]);
+}
+}
