@@ -11,7 +11,7 @@ from tutelage.model.batch import Packed, firsts
 
 
 class Varlen:
-    """Flash attention over packed rows (Dao 2023, FlashAttention-2): no rectangle, no padding. In bf16 and fp16 on CUDA only.
+    """FlashAttention-2 (Dao 2023) over packed rows: no rectangle, no padding. In bf16 and fp16 on CUDA only.
 
     A sequence asks for its own tokens alone; its keys are the whole of it. The kernel aligns a sequence's last query
     with its last key, which is where they belong.
