@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ SWITCH = "TUTELAGE_KERNELS"
 SOURCES = ("pieces.cpp", "decode.cpp", "product.cpp")
 PANEL = 48  # words of a panel in product.cpp
 FLAGS = (
-    "-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-fopenmp",
+    "-std=c++17", "-O3", "-march=native", "-fPIC", "-fopenmp",
     # what vectorising sums asks for, NaN and infinity kept
     "-fno-math-errno", "-fno-trapping-math", "-fassociative-math", "-fno-signed-zeros", "-freciprocal-math",
 )  # fmt: skip
@@ -76,10 +77,14 @@ def _compile(compiler: str, path: Path) -> None:
     """Compile into a file of another name, and rename it when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as place:
-        made = Path(place) / path.name
-        sources = [str(Path(__file__).parent / name) for name in SOURCES]
-        subprocess.run([compiler, *FLAGS, *sources, "-o", str(made)], check=True, capture_output=True, text=True)
-        made.replace(path)
+
+        def run(*words: str) -> None:
+            subprocess.run([compiler, *FLAGS, *words], check=True, capture_output=True, text=True, cwd=place)
+
+        with ThreadPoolExecutor() as pool:  # side by side
+            list(pool.map(lambda name: run("-c", str(Path(__file__).parent / name)), SOURCES))
+        run("-shared", *(str(Path(name).with_suffix(".o")) for name in SOURCES), "-o", path.name)
+        (Path(place) / path.name).replace(path)
 
 
 @cache

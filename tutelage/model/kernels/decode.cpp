@@ -57,9 +57,20 @@ using Look = void (*)(const low*, const low*, const low*, float*, low*, int64_t,
 
 template <typename low, int D>
 static Look<low> look_of(int64_t R) {
-  static constexpr Look<low> known[] = {look<low, D, 0>, look<low, D, 1>, look<low, D, 2>, look<low, D, 3>, look<low, D, 4>,
-                                        look<low, D, 5>, look<low, D, 6>, look<low, D, 7>, look<low, D, 8>};
-  return known[R <= 8 ? R : 0];
+  switch (R) {
+    case 1:
+      return look<low, D, 1>;
+    case 2:
+      return look<low, D, 2>;
+    case 3:
+      return look<low, D, 3>;
+    case 4:
+      return look<low, D, 4>;
+    case 8:
+      return look<low, D, 8>;
+    default:
+      return look<low, D, 0>;
+  }
 }
 
 // Puts each row's new key and value at its place, and lets its queries look at the first place + 1 of them, or the last
