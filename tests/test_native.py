@@ -3,6 +3,7 @@
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -182,11 +183,14 @@ def drawn() -> list[Tensor]:
     return [torch.randint(0, 40, (n,), generator=torch.Generator().manual_seed(n)) for n in (3, 9, 1, 5, 4)]
 
 
-@pytest.mark.parametrize("window", [None, 4])
-def test_a_sampler_gives_the_same_tokens(drawn: list[Tensor], window: int | None) -> None:
+@pytest.mark.parametrize(
+    "shape",
+    [{}, {"sliding_window": 4}, {"qkv_bias": True}, {"qk_norm": True, "head_dim": 16}, {"tie_embeddings": False}],
+)
+def test_a_sampler_gives_the_same_tokens(drawn: list[Tensor], shape: dict[str, Any]) -> None:
     found = []
     for way in (native.PIECES, pieces.EAGER):
-        config = replace(tiny_decoder(40, layers=3).config, sliding_window=window)
+        config = replace(tiny_decoder(40, layers=3).config, **shape)
         decoder = Decoder(config).initialise(torch.Generator().manual_seed(0), std=0.2).use(way)
         params = SamplingParams(max_tokens=12, slots=3)
         found.append(Engine(decoder, 5).generate([p.tolist() for p in drawn], params, seed=1))

@@ -25,13 +25,12 @@ from tutelage.learn.reward import Groups, Ranking, RewardConfig, RewardModel, re
 from tutelage.learn.sft import SFTConfig, batches, sft_loss
 from tutelage.model.adapters import Full, Lora, Top, branch, trainable
 from tutelage.model.batch import Example, cut
-from tutelage.model.causal import Model, best_device, load
+from tutelage.model.causal import Model, best_device, best_pieces, load
 from tutelage.model.decoder import Decoder, DecoderConfig
 from tutelage.model.heads import Head, Policy, Scorer
 from tutelage.model.tiny import tiny_tokenizer
 from tutelage.runs import Run
-from tutelage.sample.cache import Cache
-from tutelage.sample.engine import Engine, Job, States
+from tutelage.sample.engine import Engine, Work
 from tutelage.sample.sampler import SamplingParams
 
 Step = Callable[[int], float | None]
@@ -47,7 +46,9 @@ def optimizer(task: Task) -> OptimizerConfig:
 
 def sft_step(task: Task, model: Model) -> Step:
     """Imitation of each prompt's first answer."""
-    config = SFTConfig(optimizer=optimizer(task), train=Lora(rank=task.rank) if task.rank else Full())
+    config = SFTConfig(
+        micro_tokens=task.micro_tokens, optimizer=optimizer(task), train=Lora(rank=task.rank) if task.rank else Full()
+    )
     decoder = branch(model.decoder, config.train, torch.Generator())
     policy, learner = Policy(decoder), Learner(trainable(decoder), config.optimizer, task.total_steps)
 
@@ -75,7 +76,7 @@ def reward_head(width: int) -> Head:
 
 def reward_step(task: Task, model: Model) -> Step:
     """All pairs of each prompt's answers."""
-    config = RewardConfig(optimizer=optimizer(task))
+    config = RewardConfig(micro_tokens=task.micro_tokens, optimizer=optimizer(task))
     decoder = branch(model.decoder, config.train, torch.Generator())
     scorer = Scorer(decoder, reward_head(decoder.config.hidden_size))
     learner = Learner(trainable(decoder) | {"head": scorer.head.weight}, config.optimizer, task.total_steps)
@@ -91,7 +92,9 @@ def reward_step(task: Task, model: Model) -> Step:
 
 def dpo_step(task: Task, model: Model) -> Step:
     """Direct preference optimisation; what the reference says is computed before the first step."""
-    config = DPOConfig(steps=task.total_steps, optimizer=optimizer(task), runaway=1e9, chosen_drop=1e9)
+    config = DPOConfig(
+        steps=task.total_steps, micro_tokens=task.micro_tokens, optimizer=optimizer(task), runaway=1e9, chosen_drop=1e9
+    )
     state = DPOState(model, config)
     items = [Preference(ranking(task, i), len(task.prompts[i])) for i in range(len(task.prompts))]
     known = completion_logprobs(state.reference, items, config.micro_tokens)
@@ -114,6 +117,7 @@ def ppo_step(task: Task, model: Model) -> Step:
         steps=task.total_steps,
         batch_size=task.batch,
         epochs=task.epochs,
+        micro_tokens=task.micro_tokens,
         sampling=SamplingParams(max_tokens=task.new_tokens, temperature=0.7),
         critic="features" if shared else "separate",
         train=train,
@@ -137,12 +141,10 @@ class Measured(Engine):
 
     lengths: Sequence[int] = ()
 
-    def _begin(
-        self, prompts: Sequence[Sequence[int]], params: SamplingParams, seed: int
-    ) -> tuple[Job, Cache, States | None]:
-        job, cache, states = super()._begin(prompts, params, seed)
-        job.limits.copy_(torch.tensor(self.lengths))
-        return job, cache, states
+    def _begin(self, prompts: Sequence[Sequence[int]], params: SamplingParams, seed: int) -> Work:
+        work = super()._begin(prompts, params, seed)
+        work.job.limits.copy_(torch.tensor(self.lengths))
+        return work
 
 
 def generate_step(task: Task, model: Model) -> Step:
@@ -177,7 +179,8 @@ def network(task: Task) -> Model:
     if task.shape is None:
         return load(task.model, compute=compute, device=device)
     decoder = Decoder(DecoderConfig(**task.shape)).initialise(torch.Generator().manual_seed(task.seed))
-    return Model(decoder.to(device).compute_in(compute), tiny_tokenizer(), "random")
+    decoder = decoder.to(device).compute_in(compute).use(best_pieces(device))
+    return Model(decoder, tiny_tokenizer(), "random")
 
 
 def main(path: str) -> None:

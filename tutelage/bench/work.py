@@ -34,13 +34,13 @@ class Row:
 
 
 ROWS: dict[RowName, Row] = {
-    "sft": Row("SFT", 1, "trl", ("padded", "padding_free"), 4.0),
+    "sft": Row("SFT", 1, "trl", ("padded", "padding_free", "compiled"), 4.0),
     "reward": Row("reward model, pairs", 2, "trl", ("padded",), 3.0),
     "reward4": Row("reward model, rankings of 4", 4, "trl", ("padded",), 4.0),
     "dpo": Row("DPO, reference computed once", 2, "trl", ("padded",), 4.0),
     "ppo": Row("PPO, four networks", 0, "trl_ppo", ("padded",), 5.0),
     "ppo_shared": Row("PPO, shared trunk (fewer networks trained)", 0, "trl_ppo", ("padded",), 8.0),
-    "generate": Row("generation", 0, "transformers", ("dynamic", "static"), 4.0),
+    "generate": Row("generation", 0, "transformers", ("dynamic", "static", "compiled"), 4.0),
     "lengths": Row("generation, lengths drawn", 0, "transformers", ("dynamic",), 6.0),
 }
 
@@ -66,6 +66,8 @@ class BenchConfig(Section):
     """Most tokens of an answer that is trained on."""
     new_tokens: Annotated[int, Field(ge=1)] = 128
     """Tokens sampled for each prompt; in the row `lengths` the most of them, and an eighth of that the fewest."""
+    micro_tokens: Annotated[int, Field(ge=1)] = 4096
+    """Tokens of ours that go through the network at once, as in the settings of a run."""
     epochs: Annotated[int, Field(ge=1)] = 4
     """Passes over each of PPO's rollouts."""
     threads: Annotated[int, Field(ge=1)] = os.cpu_count() or 1
@@ -91,6 +93,7 @@ class Task:
     total_steps: int
     new_tokens: int
     epochs: int
+    micro_tokens: int  # ours alone
     learning_rate: float
     seed: int
     prompts: list[list[int]]
@@ -134,6 +137,7 @@ def task(row: RowName, config: BenchConfig, *, model: str, dtype: str, vocabular
         total_steps=total,
         new_tokens=config.new_tokens,
         epochs=config.epochs,
+        micro_tokens=config.micro_tokens,
         learning_rate=config.learning_rate,
         seed=config.seed,
         prompts=prompts,

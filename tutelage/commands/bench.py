@@ -45,7 +45,7 @@ def bench(
     rows
         What to measure; without any, all of it but `growth`: how speed and memory grow with the work.
     ways
-        Only these of the peer's ways, with commas: padded, padding_free, dynamic, static.
+        Only these of the peer's ways, with commas: padded, padding_free, compiled, dynamic, static.
     peers
         Measure the others too.
     record_to

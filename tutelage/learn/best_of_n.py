@@ -112,7 +112,7 @@ class RaftState:
         self.config, self.policy = config, Policy(decoder)
         self.nets = Networks(ActorCritic(self.policy, None, None), Policy(model.decoder), reward, features=False)
         self.learner = Learner(trainable(decoder), config.optimizer, config.rounds * config.steps)
-        self.sampler = sampler or Engine(decoder, model.tokenizer.end, capture=self.nets.shared or None)
+        self.sampler = sampler or Engine(decoder, model.tokenizer.end, capture=self.nets.shared or None, resting=False)
         self.sampled = 0  # rounds
         self.pool: list[Kept] = []
         self.logged: dict[str, float] = {}  # of the round in hand

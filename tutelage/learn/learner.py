@@ -102,7 +102,8 @@ class Learner:
                 loss, metrics = part.loss(batch)
                 (loss * (part.weight / units)).backward()  # type: ignore[no-untyped-call]
                 for name, value in metrics.items():
-                    logged[name] = logged.get(name, torch.zeros(())) + value.detach().cpu() / units
+                    part_of = value.detach() / units  # stays where it is: nobody waits for a GPU here
+                    logged[name] = logged[name] + part_of if name in logged else part_of
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm))
         numbers = {name: float(value) for name, value in logged.items()}
         if not math.isfinite(norm):

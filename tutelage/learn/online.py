@@ -112,7 +112,7 @@ class PolicyState(Generic[C]):
         self.learner = Learner(parameters, config.optimizer, config.steps * config.epochs * config.minibatches)
         self.kl = KLController(config.kl)
         if sampler is None:
-            sampler = Engine(decoder, model.tokenizer.end, capture=self.shared or None)
+            sampler = Engine(decoder, model.tokenizer.end, capture=self.shared or None, resting=False)
         self.sampler = sampler
         self.reference = fingerprint(model.decoder)
         self.judged_by = nets.reward.identity() if isinstance(nets.reward, RewardModel) else ""

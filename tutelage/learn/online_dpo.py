@@ -55,7 +55,7 @@ def online_dpo(
     restored = run.restore()
     if restored is not None:
         t.load(restored[1], run)
-    sampler = Engine(t.policy.decoder, model.tokenizer.end) if sampler is None else sampler
+    sampler = Engine(t.policy.decoder, model.tokenizer.end, resting=False) if sampler is None else sampler
     with run.interruptible(), progress("Online DPO", config.steps) as report:
         while t.learner.step < config.steps:
             done, since = t.learner.step // online.updates, t.learner.step

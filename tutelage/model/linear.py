@@ -24,6 +24,11 @@ def _note_step(optimizer: Optimizer, *_: Any) -> None:
 register_optimizer_step_post_hook(_note_step)
 
 
+def state_of(weight: Tensor) -> tuple[int, int]:
+    """What changes with a weight: its version, and its place, so that a copy or move of it counts anew."""
+    return weight._version, weight.data_ptr()
+
+
 class _Product(torch.autograd.Function):
     """x (T, in) times a low-precision copy of the weight; the gradient reaches the weight in its own precision."""
 
@@ -74,7 +79,7 @@ class Linear(nn.Module):
         """The weight in the compute dtype. A copy is kept while the weight stands still; gradients reach the weight."""
         if self.weight.dtype == self.compute:
             return self.weight
-        state = self._state()
+        state = state_of(self.weight)
         if self._low is None or self._low[0] != state or self._low[1].dtype != self.compute:
             self._low = (state, self.weight.detach().to(self.compute))
         return self._low[1]
@@ -82,22 +87,20 @@ class Linear(nn.Module):
     def lay_out(self, on: bool) -> None:
         """Keep the weight as `native.panels` too, as long as it stands still, for a sampler's rows; or no longer."""
         panels = native.panels(self.low()) if on else None
-        self._panels = None if panels is None else (self._state(), panels)
+        self._panels = None if panels is None else (state_of(self.weight), panels)
 
     def plain_panels(self) -> Tensor | None:
         """The panels, where they are all that this layer is: no bias, no adapter, nothing out of date."""
         plain = self.bias is None and self.lora_a is None and self._panels is not None
-        return self._panels[1] if plain and self._panels is not None and self._panels[0] == self._state() else None
+        return (
+            self._panels[1] if plain and self._panels is not None and self._panels[0] == state_of(self.weight) else None
+        )
 
     def _laid_out(self, x: Tensor) -> Tensor | None:
         """The panels, where they are as the weight is now and serve x (rows, in)."""
         if self._panels is None or len(x) > native.FEW_ROWS or torch.is_grad_enabled():
             return None
-        return self._panels[1] if self._panels[0] == self._state() else None
-
-    def _state(self) -> tuple[int, int]:
-        """What changes with the weight: its version, and its place, so that a copy or move of it counts anew."""
-        return self.weight._version, self.weight.data_ptr()
+        return self._panels[1] if self._panels[0] == state_of(self.weight) else None
 
     def lend(self, other: "Linear") -> None:
         """Let a layer over the same frozen weight use the same low-precision copy."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from tutelage.model.pieces import EAGER, Pieces
 
 ROWS_AT_ONCE, WORDS_AT_ONCE = 1024, 2048  # logits that exist together: 8 MiB of fp32, which a processor's cache holds
+GPU_ROWS, GPU_WORDS = 4096, 16384  # a GPU wants more at once: 256 MiB of fp32
 
 
 class TokenLogprobs(NamedTuple):
@@ -39,7 +40,7 @@ class _TokenLogprobs(torch.autograd.Function):
         log_z = hidden.new_full((len(target),), -torch.inf)
         mean, logit = torch.zeros_like(log_z), torch.zeros_like(log_z)
         expected = torch.zeros_like(hidden) if train_hidden and not train_head else None
-        for rows, words in _tiles(len(target), len(low)):
+        for rows, words in _tiles(len(target), len(low), low.device):
             logits = F.linear(states[rows], low[words])
             part, part_mean, own = pieces.tallied(logits, target[rows] - words.start, temperature)
             both = torch.logaddexp(log_z[rows], part)
@@ -69,7 +70,7 @@ class _TokenLogprobs(torch.autograd.Function):
         grad_hidden = torch.zeros(states.shape, device=states.device)
         grad_weight = torch.zeros(low.shape, device=low.device)
         pull = grad / ctx.temperature
-        for rows, words in _tiles(len(target), len(low)):
+        for rows, words in _tiles(len(target), len(low), low.device):
             logits = F.linear(states[rows], low[words])
             push = ctx.pieces.pushed(logits, log_z[rows], target[rows] - words.start, pull[rows], ctx.temperature)
             grad_hidden[rows] += push @ low[words]
@@ -77,12 +78,13 @@ class _TokenLogprobs(torch.autograd.Function):
         return grad_hidden, grad_weight, None, None, None, None
 
 
-def _tiles(rows: int, words: int) -> Iterator[tuple[slice, slice]]:
+def _tiles(rows: int, words: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
     """Every row with every word, at most ROWS_AT_ONCE × WORDS_AT_ONCE at a time, in tiles of like sizes."""
-    height = -(-rows // -(-rows // ROWS_AT_ONCE))
+    most, width = (ROWS_AT_ONCE, WORDS_AT_ONCE) if device.type == "cpu" else (GPU_ROWS, GPU_WORDS)
+    height = -(-rows // -(-rows // most))
     for row in range(0, rows, height):
-        for word in range(0, words, WORDS_AT_ONCE):
-            yield slice(row, row + height), slice(word, word + WORDS_AT_ONCE)
+        for word in range(0, words, width):
+            yield slice(row, row + height), slice(word, word + width)
 
 
 def token_logprobs(
@@ -97,8 +99,9 @@ def token_logprobs(
     """Log-probability of each target under softmax(hidden · weightᵀ / temperature), and that softmax's entropy.
 
     hidden (M, H) fp32, weight (V, H) fp32, target (M,) → (M,), (M,). Never holds more than `ROWS_AT_ONCE` ×
-    `WORDS_AT_ONCE` logits. `low` is the weight in the dtype of the matrix products; gradients go to `weight`. The
-    entropy has no gradient. `pieces` says by which code what lies between products is done.
+    `WORDS_AT_ONCE` logits (on a GPU `GPU_ROWS` × `GPU_WORDS`). `low` is the weight in the dtype of the matrix products;
+    gradients go to `weight`. The entropy has no gradient. `pieces` says by which code what lies between products is
+    done.
     """
     if temperature <= 0:
         raise ValueError(f"temperature is {temperature}: log-probabilities need one above 0")

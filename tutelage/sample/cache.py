@@ -36,6 +36,10 @@ class Cache:
         self.k = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]  # (S, G, C, D)
         self.v = [torch.zeros_like(k) for k in self.k]
 
+    def serves(self, slots: int, limit: int) -> bool:
+        """Whether it is what a new one would be, but for the room it already has."""
+        return (self.slots, self.limit) == (slots, round_up(limit))
+
     def reserve(self, length: int) -> None:
         """Make room for rows of this many tokens."""
         if length <= self.capacity:
@@ -84,14 +88,7 @@ class Step:
         longest = int(positions.max()) + 1 if self.continued else 0
         cache.reserve(max([longest, *(prompts.lengths if prompts else ())]))
         self.span = min(round_up(longest), cache.capacity)
-        self.bias = None if compiled else self._bias(positions.to(device), window)
-
-    def _bias(self, positions: Tensor, window: int | None) -> Tensor:
-        """(B, 1, span): 0 where a row's new token looks, -inf beyond it and behind its window."""
-        at, last = torch.arange(self.span, device=positions.device), positions[:, None]
-        seen = at <= last if window is None else (at <= last) & (at > last - window)
-        bias = torch.zeros(seen.shape, device=seen.device, dtype=self.cache.dtype)
-        return bias.masked_fill_(~seen, -torch.inf)[:, None]
+        self.bias = None if compiled else seen_bias(positions.to(device), self.span, window, cache.dtype)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q (T, A, D); k, v (T, G, D), kept in the cache → (T, A·D)."""
@@ -109,6 +106,14 @@ class Step:
         if self.prompts is not None:
             out.append(self.prompts(q[b:], k[b:], v[b:]))
         return out[0] if len(out) == 1 else torch.cat(out)
+
+
+def seen_bias(positions: Tensor, span: int, window: int | None, dtype: torch.dtype) -> Tensor:
+    """positions (B,) → (B, 1, span): 0 where a row's new token looks, -inf beyond it and behind its window."""
+    at, last = torch.arange(span, device=positions.device), positions[:, None]
+    seen = at <= last if window is None else (at <= last) & (at > last - window)
+    bias = torch.zeros(seen.shape, device=seen.device, dtype=dtype)
+    return bias.masked_fill_(~seen, -torch.inf)[:, None]
 
 
 def look_back(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:

@@ -24,6 +24,19 @@ def draw(logits: Tensor, uniform: Tensor, *, temperature: float, top_k: int, top
     Temperature 0 takes the likeliest token, the first of equals, with log-probs at temperature 1. Raises TrainingError
     for logits that are NaN.
     """
+    token, logprob = drawn(logits, uniform, temperature=temperature, top_k=top_k, top_p=top_p)
+    check(logprob)
+    return token, logprob
+
+
+def check(logprob: Tensor) -> None:
+    """Raise TrainingError where a log-prob that was drawn is NaN."""
+    if logprob.isnan().any():
+        raise TrainingError(NOT_NUMBERS)
+
+
+def drawn(logits: Tensor, uniform: Tensor, *, temperature: float, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:
+    """`draw` without its check, which a GPU would have to be waited for."""
     if temperature == 0:
         token = logits.argmax(-1)
         logprob = (logits.gather(1, token[:, None]) - logits.logsumexp(-1, keepdim=True))[:, 0]
@@ -37,8 +50,6 @@ def draw(logits: Tensor, uniform: Tensor, *, temperature: float, top_k: int, top
         else:
             token = invert_in_blocks(probs, uniform)
         logprob = probs.gather(1, token[:, None])[:, 0].log()
-    if logprob.isnan().any():
-        raise TrainingError(NOT_NUMBERS)
     return token, logprob
 
 

@@ -2,13 +2,14 @@
 
 Every step is one pass over the rows being continued and the prompts just let in together (as Sarathi, Agrawal et al.
 2023, section 4): a refill costs no pass of its own. Continued rows look into the cache, prompts into themselves. Equal
-prompts let in together are computed once. When no prompt waits, the batch shrinks with its rows.
+prompts let in together are computed once. When no prompt waits, the batch shrinks with its rows. On CUDA a pass over
+rows that all continue is a graph (`graphs.py`).
 
 Legend: N prompts, B rows in use, T tokens of a step, H hidden size, V vocabulary.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -17,14 +18,16 @@ from torch import Tensor
 from tutelage.errors import ModelError
 from tutelage.model.batch import Packed
 from tutelage.model.decoder import Block, Decoder
-from tutelage.model.native import FEW_ROWS, PIECES, panels, product
+from tutelage.model.native import FEW_ROWS, PIECES
 from tutelage.sample import native
 from tutelage.sample.cache import Cache, Step
-from tutelage.sample.draw import draw
+from tutelage.sample.choice import Choice
+from tutelage.sample.draw import check
+from tutelage.sample.graphs import Graphs
 from tutelage.sample.sampler import Sampled, SamplingParams, check_prompts, uniforms
 
 PROMPT_TOKENS = 4096  # let in at one step at most, to bound the memory of a pass
-VOCABULARY_SLICE = 2048
+GRAPHS_ON = "cuda"  # the kind of device on which passes are recorded
 
 
 @dataclass
@@ -59,6 +62,11 @@ class Job:
             rows=torch.zeros(0, dtype=torch.int64),
         )
 
+    def last(self) -> tuple[Tensor, Tensor]:
+        """The last token of each row in use and its position, (B,) each."""
+        made = self.made[self.rows]
+        return self.tokens[self.rows, made - 1], self.lengths[self.rows] + made - 1
+
     def admit(self, room: int) -> tuple[list[int], list[tuple[int, ...]], list[int]]:
         """Take up to `room` waiting prompts: which, the different ones among them, and for each its place in those."""
         taken: list[int] = []
@@ -78,13 +86,14 @@ class Job:
 class Engine:
     """A Sampler over our decoder. Rows are independent: slots and company change speed, never a completion."""
 
-    def __init__(self, decoder: Decoder, end: int, *, capture: int | None = None) -> None:
+    def __init__(self, decoder: Decoder, end: int, *, capture: int | None = None, resting: bool = True) -> None:
         """`end` is the token that ends a completion. With `capture`, a `Sampled` has the states entering that layer.
 
-        The last token of a completion is then fed as well, one step that a plain job saves. Raises ModelError when
-        the decoder has no layers of ours, or no layer `capture`.
+        The last token of a completion is then fed as well, one step that a plain job saves. With `resting`, the
+        weights mostly stay as they are from call to call, so graphs and cache are kept for the next one. Raises
+        ModelError when the decoder has no layers of ours, or no layer `capture`.
         """
-        self.end, self.capture = end, capture
+        self.end, self.capture, self.resting = end, capture, resting
         self.load(decoder)
 
     def load(self, decoder: Decoder) -> None:
@@ -97,6 +106,7 @@ class Engine:
                 f"can't capture what enters layer {self.capture}: the decoder has layers 0 to {layers - 1}"
             )
         self.decoder = decoder
+        self._kept: list[Work] = []  # at most one, with graphs that the next call can replay
 
     @torch.no_grad()  # not inference_mode: Linear.low() reads the weights' version, which inference tensors lack
     def generate(
@@ -110,10 +120,10 @@ class Engine:
         """See `Sampler.generate`. A completion that meets the end of the context finishes with "length"."""
         if not prompts:
             return []
-        job, cache, states = self._begin(prompts, params, seed)
-        for _ in self._steps(job, cache, states, params, progress):
+        work = self._begin(prompts, params, seed)
+        for _ in self._steps(work, progress):
             pass
-        return [self._sampled(job, i, states) for i in range(len(prompts))]
+        return [self._sampled(work.job, i, work.states) for i in range(len(prompts))]
 
     @torch.no_grad()
     def stream(
@@ -122,39 +132,55 @@ class Engine:
         """See `Sampler.stream`."""
         if not prompts:
             return
-        job, cache, states = self._begin(prompts, params, seed)
-        for _ in self._steps(job, cache, states, params, None):
+        work = self._begin(prompts, params, seed)
+        job = work.job
+        for _ in self._steps(work, None):
             going = job.rows[job.size[job.rows] == 0]
             yield dict(zip(going.tolist(), job.tokens[going, job.made[going]].tolist(), strict=True))
 
-    def _begin(
-        self, prompts: Sequence[Sequence[int]], params: SamplingParams, seed: int
-    ) -> "tuple[Job, Cache, States | None]":
-        config, device = self.decoder.config, self.decoder.embed.weight.device
-        check_prompts(prompts, config.vocab_size, config.context)
-        job = Job.of(prompts, params.max_tokens, config.context, seed)
+    def _begin(self, prompts: Sequence[Sequence[int]], params: SamplingParams, seed: int) -> "Work":
+        decoder, device = self.decoder, self.decoder.embed.weight.device
+        check_prompts(prompts, decoder.config.vocab_size, decoder.config.context)
+        job = Job.of(prompts, params.max_tokens, decoder.config.context, seed)
         slots, longest = min(params.slots, len(prompts)), int((job.lengths + job.limits).max())
-        cache = Cache(config, slots, longest, self.decoder.compute, device)
-        return job, cache, None if self.capture is None else States(job, config.hidden_size, device)
+        states = None if self.capture is None else States(job, decoder.config.hidden_size, device)
+        kept = self._kept.pop() if self._kept else None  # whoever comes meanwhile makes its own
+        if kept is not None and kept.choose.stands(decoder, params) and kept.cache.serves(slots, longest):
+            return replace(kept, job=job, states=states)
+        cache = Cache(decoder.config, slots, longest, decoder.compute, device)
+        graphs = Graphs(decoder, cache, self.capture) if device.type == GRAPHS_ON else None
+        return Work(job, states, cache, Choice(decoder, params), graphs)
 
-    def _steps(
-        self,
-        job: Job,
-        cache: Cache,
-        states: "States | None",
-        params: SamplingParams,
-        progress: Callable[[int], None] | None,
-    ) -> Iterator[None]:
+    def _steps(self, work: "Work", progress: Callable[[int], None] | None) -> Iterator[None]:
         """One pass and one token for each row in use, until no row is left; stops between drawing and closing ranks."""
-        choose = Choice(self.decoder, params)
+        job, cache = work.job, work.cache
+        if work.graphs is not None:
+            work.graphs.begin()
         with self.decoder.few_rows():
             whole = native.layers(self.decoder) if self.decoder.pieces == PIECES else None
             while job.waiting or len(job.rows):
-                hidden = self._step(job, cache, states, whole)
+                room = cache.slots - len(job.rows) if job.waiting else 0
+                if work.graphs is not None and len(job.rows) and room < work.graphs.patience:
+                    found = self._replay(work, work.graphs)
+                else:
+                    hidden = self._step(job, cache, work.states, whole)
+                    found = work.choose(hidden, job.uniform[job.rows, job.made[job.rows]])
                 place = (job.rows, job.made[job.rows])
-                job.tokens[place], job.logprobs[place] = choose(hidden, job.uniform[place])
+                job.tokens[place], job.logprobs[place] = found
                 yield
                 self._leave(job, cache, progress)
+        if work.graphs is not None and self.resting:
+            self._kept = [work]
+
+    def _replay(self, work: "Work", graphs: Graphs) -> tuple[Tensor, Tensor]:
+        """One pass over the rows in use, as a graph → a token and its log-prob for each, (B,) on the CPU."""
+        job = work.job
+        tokens, positions = job.last()
+        token, logprob, entering = graphs(work.choose, tokens, positions, job.uniform[job.rows, job.made[job.rows]])
+        check(logprob)
+        if work.states is not None and entering is not None:
+            work.states.keep(job.rows, positions, entering)
+        return token, logprob
 
     def _step(self, job: Job, cache: Cache, states: "States | None", whole: Sequence[native.Layer] | None) -> Tensor:
         """One pass over the rows in use and those let in now; `job.rows` grows. → last hidden states (B, H), normed.
@@ -162,8 +188,7 @@ class Engine:
         `whole`: the layers in C++, which run where rows only continue.
         """
         continued = job.rows
-        positions = job.lengths[continued] + job.made[continued] - 1
-        tokens = job.tokens[continued, job.made[continued] - 1]
+        tokens, positions = job.last()
         taken, different, copies = job.admit(cache.slots - len(continued))
         packed = Packed.of(different) if different else None
         step = Step(cache, positions, packed, copies, compiled=self.decoder.pieces == PIECES)
@@ -181,7 +206,7 @@ class Engine:
         for i, layer in enumerate(self.decoder.layers):
             assert isinstance(layer, Block)
             if states is not None and i == self.capture:
-                states.keep(job.rows, step, x)
+                states.keep(job.rows[step.row.cpu()], step.place.cpu(), x if step.source is None else x[step.source])
             if only is not None and room is not None:
                 only[i](x, cos, sin, (cache.k[i], cache.v[i]), positions, room)
             else:
@@ -232,10 +257,9 @@ class States:
         self.start = room.cumsum(0) - room  # (N,) int64
         self.buffer = torch.empty(int(room.sum()), width, device=device)
 
-    def keep(self, rows: Tensor, step: Step, x: Tensor) -> None:
-        """x (T, H) of one step, whose tokens are in these rows; rows (B,) says which prompt each continues."""
-        at = self.start[rows[step.row.cpu()]].to(x.device) + step.place
-        self.buffer[at] = x if step.source is None else x[step.source]
+    def keep(self, prompts: Tensor, places: Tensor, x: Tensor) -> None:
+        """x (T, H) of tokens that stand at these places (T,) of what continues these prompts (T,)."""
+        self.buffer[(self.start[prompts] + places).to(x.device)] = x
 
     def of(self, i: int, length: int) -> Tensor:
         """(length, H): a view of the buffer."""
@@ -243,38 +267,12 @@ class States:
         return self.buffer[start : start + length]
 
 
-class Choice:
-    """From last hidden states to tokens: the output matrix and the draw."""
+@dataclass
+class Work:
+    """A job under way with what it works on."""
 
-    def __init__(self, decoder: Decoder, params: SamplingParams) -> None:
-        self.head, self.params = decoder.head_weight().to(decoder.compute), params
-        self.compiled = decoder.pieces == PIECES
-        self.panels = panels(self.head) if self.compiled else None
-
-    def __call__(self, hidden: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-        """hidden (B, H) fp32, uniform (B,) fp64 on the CPU → tokens (B,) int64 and log-probs (B,) fp32, on the CPU."""
-        p, hidden = self.params, hidden.to(self.head.dtype)
-        if self.panels is not None and len(hidden) <= FEW_ROWS:
-            logits = product(hidden, self.panels, len(self.head))
-        else:
-            logits = logits_of(hidden, self.head)
-        if self.compiled and p.temperature > 0 and not p.top_k and p.top_p == 1:
-            return native.draw(logits, uniform, p.temperature)
-        there = uniform.to(logits.device)
-        token, logprob = draw(logits.float(), there, temperature=p.temperature, top_k=p.top_k, top_p=p.top_p)
-        return token.cpu(), logprob.cpu()
-
-
-def logits_of(hidden: Tensor, head: Tensor) -> Tensor:
-    """hidden (B, H), head (V, H), both in the compute dtype → (B, V) in it.
-
-    On a CPU in fp32 a slice of the vocabulary at a time: the matrix library does a tall thin product a fifth slower in
-    one go.
-    """
-    if hidden.device.type != "cpu" or head.dtype != torch.float32:
-        return F.linear(hidden, head)
-    out = hidden.new_empty(len(hidden), len(head))
-    for part in range(0, len(head), VOCABULARY_SLICE):
-        at = slice(part, part + VOCABULARY_SLICE)
-        torch.mm(hidden, head[at].t(), out=out[:, at])
-    return out
+    job: Job
+    states: States | None
+    cache: Cache
+    choose: Choice
+    graphs: Graphs | None

@@ -23,6 +23,7 @@ def look_back(
     `cache.look_back`.
     """
     rows, heads, size = q.shape
+    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     out = torch.empty_like(q)
     sizes = rows, heads, k.shape[1], held[0].shape[2], size, window or 0
     call("looked", q.dtype, "pppppppllllll", q, k, v, *held, places, out, *sizes)

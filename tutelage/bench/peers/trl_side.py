@@ -52,6 +52,7 @@ def arguments(accumulate=1):
         "use_cpu": not torch.cuda.is_available(),
         "bf16": task["dtype"] == "bfloat16",
         "gradient_checkpointing": False,
+        "torch_compile": task["way"] == "compiled",
         "per_device_train_batch_size": task["batch"],
         "gradient_accumulation_steps": accumulate,
         "learning_rate": task["learning_rate"],

@@ -14,6 +14,12 @@ from collections.abc import Sequence
 from typing import Any
 
 
+def _cuda() -> Any:
+    """torch.cuda where this side computes there."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
+
+
 class Turns:
     """The clock of one side."""
 
@@ -31,6 +37,8 @@ class Turns:
 
     def step(self, losses: Sequence[float] = (), *, last: bool = False) -> None:
         """A step is made. `losses` are all so far; after the last step, `finish` says them."""
+        if (cuda := _cuda()) is not None:
+            cuda.synchronize()
         self._seconds.append(time.perf_counter() - self._since)
         self._cpu.append(time.process_time() - self._cpu_since)
         self._left -= 1
@@ -40,8 +48,11 @@ class Turns:
         self._start()
 
     def finish(self, losses: Sequence[float] = ()) -> None:
-        """Say how long the steps of this turn took: wall and CPU seconds, and the process's largest memory so far."""
+        """Say how long the steps of this turn took, wall and CPU seconds, and the largest memory so far: the process's,
+        or on CUDA what torch held of the device's."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        if (cuda := _cuda()) is not None:
+            peak = cuda.max_memory_reserved()
         self._say({"seconds": self._seconds, "cpu_seconds": self._cpu, "losses": list(losses), "peak_bytes": peak})
         self._seconds, self._cpu = [], []
 

@@ -100,5 +100,6 @@ def _function(name: str, signature: str) -> Callable[..., None]:
 def call(name: str, low: torch.dtype, signature: str, *arguments: Tensor | float | None) -> None:
     """Call a kernel for this type of inputs. `signature` has a letter an argument: p a contiguous tensor on the CPU or
     none, l a count, f a number; the number of threads is added."""
+    assert all(x.is_contiguous() for x in arguments if isinstance(x, Tensor)), f"{name} is given a tensor with gaps"
     given = [x.data_ptr() if isinstance(x, Tensor) else x for x in arguments]
     _function(f"{name}_{NAMES[low]}", signature + "i")(*given, torch.get_num_threads())
