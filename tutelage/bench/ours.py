@@ -69,16 +69,17 @@ def ranking(task: Task, place: int) -> Ranking:
     return Ranking(sequences, tuple(range(1, len(sequences) + 1)), None, None)
 
 
-def reward_head(width: int) -> Head:
+def reward_head(decoder: Decoder) -> Head:
     """The head that both sides start from."""
-    return Head.reward(width, torch.Generator().manual_seed(0))
+    head = Head.reward(decoder.config.hidden_size, torch.Generator().manual_seed(0))
+    return head.to(decoder.embed.weight.device)
 
 
 def reward_step(task: Task, model: Model) -> Step:
     """All pairs of each prompt's answers."""
     config = RewardConfig(micro_tokens=task.micro_tokens, optimizer=optimizer(task))
     decoder = branch(model.decoder, config.train, torch.Generator())
-    scorer = Scorer(decoder, reward_head(decoder.config.hidden_size))
+    scorer = Scorer(decoder, reward_head(decoder))
     learner = Learner(trainable(decoder) | {"head": scorer.head.weight}, config.optimizer, task.total_steps)
 
     def step(number: int) -> float:
@@ -111,7 +112,7 @@ def ppo_step(task: Task, model: Model) -> Step:
     the ten upper layers of the policy alone, with a value head on the reward model's features, over one trunk."""
     shared = task.row == "ppo_shared"
     train = Top(layers=min(10, model.decoder.config.num_layers)) if shared else Full()
-    scorer = Scorer(branch(model.decoder, train, torch.Generator()), reward_head(model.decoder.config.hidden_size))
+    scorer = Scorer(branch(model.decoder, train, torch.Generator()), reward_head(model.decoder))
     scorer.requires_grad_(False)
     config = PPOConfig(
         steps=task.total_steps,

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from tutelage.model import native
 from tutelage.model.attention import attention
 from tutelage.model.batch import Packed
+from tutelage.model.fused_attention import Varlen
+from tutelage.model.fused_layer import Product, Weights, compiled
 from tutelage.model.linear import Linear
 from tutelage.model.pieces import EAGER, Pieces, normed, rotate
 
@@ -102,6 +104,16 @@ class Block(nn.Module):
         qkv = qkv.view(-1, c.num_heads + 2 * c.num_kv_heads, c.head_dim)
         q, k, v = torch.split(qkv, [c.num_heads, c.num_kv_heads, c.num_kv_heads], 1)
         return rotate(self.q_norm(q).to(v.dtype), cos, sin), rotate(self.k_norm(k).to(v.dtype), cos, sin), v
+
+    def whole(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Varlen) -> Tensor:
+        """`before`, attention and `after` as one compiled function, on CUDA; hidden x (T, H) → (T, H) fp32."""
+        c, products = self.config, (self.qkv, self.out, self.gate_up, self.down)
+        norms = None if self.q_norm is None or self.k_norm is None else (self.q_norm.weight, self.k_norm.weight)
+        weights = Weights(
+            (self.attention_norm.weight, self.mlp_norm.weight), norms, *(Product.of(linear) for linear in products)
+        )
+        run = compiled(c.num_heads, c.num_kv_heads, c.rms_norm_eps, self.qkv.lora_scale, self.qkv.compute)
+        return run(x, cos, sin, attend, weights)
 
     def after(self, x: Tensor, attended: Tensor) -> Tensor:
         """Hidden x (T, H) and what attention gave (T, A·D) → the next hidden (T, H) fp32."""
@@ -190,13 +202,17 @@ class Decoder(nn.Module):
             return x if rows is None else x[rows]
         attend = attention(packed, self.config.sliding_window, device, self.compute)
         cos, sin = self.rotation(packed.positions.to(device))
+        rows = None if rows is None else rows.to(device)  # before the work: behind it, a copy would wait for it
         for layer in self.layers[start:stop]:
             assert isinstance(layer, Block)
+            if isinstance(attend, Varlen):
+                x = layer.whole(x, cos, sin, attend)
+                continue
             attended = attend(*layer.before(x, cos, sin))
             if rows is not None and layer is self.layers[stop - 1]:
                 x, attended = x[rows], attended[rows]
             x = layer.after(x, attended)
-        return x
+        return x if rows is None or not isinstance(attend, Varlen) else x[rows]
 
     def forward(
         self, packed: Packed, hidden: Tensor | None = None, start: int = 0, rows: Tensor | None = None

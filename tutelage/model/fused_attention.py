@@ -10,6 +10,11 @@ from torch import Tensor
 from tutelage.model.batch import Packed, firsts
 
 
+def _power(length: int) -> int:
+    """The power of two from `length` on. The kernel asks for a bound; one of few values is compiled for few times."""
+    return 1 << (length - 1).bit_length()
+
+
 class Varlen:
     """FlashAttention-2 (Dao 2023) over packed rows: no rectangle, no padding. In bf16 and fp16 on CUDA only.
 
@@ -19,7 +24,7 @@ class Varlen:
 
     def __init__(self, packed: Packed, window: int | None, device: torch.device) -> None:
         self.source = None if packed.source is None else packed.source.to(device)
-        self.most_own, self.longest = max(packed.own), max(packed.lengths)
+        self.most_own, self.longest = (_power(max(lengths)) for lengths in (packed.own, packed.lengths))
         self.queries, self.keys = (
             torch.tensor((0, *counts)).cumsum(0).to(device, torch.int32) for counts in (packed.own, packed.lengths)
         )
