@@ -175,7 +175,7 @@ def first_loss(row, one):
             logprobs = (hidden[0] @ decoder.head_weight().T).log_softmax(-1)[5:-1]
             terms += [-logprobs[t, token] for t, token in enumerate(one.answers[i][0])]
         else:
-            scores = [reward_head(32)(h[-1:]) for h in hidden]
+            scores = [reward_head(decoder)(h[-1:]) for h in hidden]
             pairs = [-F.logsigmoid(scores[a] - scores[b]) for b in range(len(scores)) for a in range(b)]
             terms.append(torch.stack(pairs).mean())
     return float(torch.stack(terms).mean())

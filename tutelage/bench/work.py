@@ -35,9 +35,9 @@ class Row:
 
 ROWS: dict[RowName, Row] = {
     "sft": Row("SFT", 1, "trl", ("padded", "padding_free", "compiled"), 4.0),
-    "reward": Row("reward model, pairs", 2, "trl", ("padded",), 3.0),
-    "reward4": Row("reward model, rankings of 4", 4, "trl", ("padded",), 4.0),
-    "dpo": Row("DPO, reference computed once", 2, "trl", ("padded",), 4.0),
+    "reward": Row("reward model, pairs", 2, "trl", ("padded", "compiled"), 3.0),
+    "reward4": Row("reward model, rankings of 4", 4, "trl", ("padded", "compiled"), 4.0),
+    "dpo": Row("DPO, reference computed once", 2, "trl", ("padded", "compiled"), 4.0),
     "ppo": Row("PPO, four networks", 0, "trl_ppo", ("padded",), 5.0),
     "ppo_shared": Row("PPO, shared trunk (fewer networks trained)", 0, "trl_ppo", ("padded",), 8.0),
     "generate": Row("generation", 0, "transformers", ("dynamic", "static", "compiled"), 4.0),
