@@ -19,8 +19,8 @@ from tutelage.model import causal
 from tutelage.model.causal import fingerprint
 from tutelage.runs import Run
 
-TRAINED = ("sft-preferred", "raft", "dpo", "kto", "rloo", "grpo", "ppo")
-SAMPLING = ("raft", "rloo", "grpo", "ppo")
+TRAINED = ("sft-preferred", "raft", "dpo", "online-dpo", "kto", "rloo", "grpo", "ppo")
+SAMPLING = ("raft", "online-dpo", "rloo", "grpo", "ppo")
 COMMAND = "tutelage compare-roads --mini"
 
 
@@ -58,13 +58,11 @@ def test_all_learn_from_the_same_labels_and_within_the_budget(mini):
     (labels,) = outcome.labels.values()
     assert labels["rankings"] == 12
     assert labels["completions"] == 48
-    assert [measured(folder, name)["labels"] for name in ("sft", "best-of-n", *TRAINED)] == [labels] * 9
+    assert [measured(folder, name)["labels"] for name in ("sft", "best-of-n", *TRAINED)] == [labels] * 10
     sampled = {name: measured(folder, name)["cost"]["completions"] for name in TRAINED}
-    assert sampled == dict.fromkeys(("sft-preferred", "dpo", "kto"), 0) | dict.fromkeys(
-        ("raft", "rloo", "grpo", "ppo"), 32
-    )
+    assert sampled == dict.fromkeys(("sft-preferred", "dpo", "kto"), 0) | dict.fromkeys(SAMPLING, 32)
     updates = {name: measured(folder, name)["cost"]["updates"] for name in TRAINED}
-    assert updates == dict.fromkeys(("sft-preferred", "raft", "dpo", "kto"), 4) | dict.fromkeys(
+    assert updates == dict.fromkeys(("sft-preferred", "raft", "dpo", "online-dpo", "kto"), 4) | dict.fromkeys(
         ("rloo", "grpo", "ppo"), 8
     )
 
@@ -181,8 +179,8 @@ def test_the_command_prints_the_tables(mini, tmp_path, capsys):
     assert cli(["compare-roads", "--mini", "--folder", str(folder), "--markdown"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert lines[0].startswith("| road | wins, unseen judge | wins, VADER | gold | proxy | KL, nats | words |")
-    assert len({line.count("|") for line in lines[:12]}) == 1
-    assert lines[11].startswith("| ppo |")
+    assert len({line.count("|") for line in lines[:13]}) == 1
+    assert lines[12].startswith("| ppo |")
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "Best gold within a KL" in page
     assert "Frontier: gold" in page
@@ -211,10 +209,13 @@ def test_a_snapshot_is_the_policy_as_it_was(mini, tmp_path):
 
 
 def test_points_and_budget_follow_the_settings():
-    config = CompareConfig(completions=320, points=3, betas=(0.3,), roads=("dpo", "raft", "ppo"))
-    dpo, other, raft, ppo = roads(config, seed=7)
-    assert [road.name for road in (dpo, other, raft, ppo)] == ["dpo", "dpo beta 0.3", "raft", "ppo"]
-    assert {road.config.seed for road in (dpo, other, raft, ppo)} == {7}
+    config = CompareConfig(completions=320, points=3, betas=(0.3,), roads=("dpo", "raft", "ppo", "online-dpo"))
+    dpo, other, raft, ppo, online = roads(config, seed=7)
+    found = [road.name for road in (dpo, other, raft, ppo, online)]
+    assert found == ["dpo", "dpo beta 0.3", "raft", "ppo", "online-dpo"]
+    assert {road.config.seed for road in (dpo, other, raft, ppo, online)} == {7}
+    assert [road.by_reward for road in (dpo, other, raft, ppo, online)] == [False, False, True, True, True]
+    assert (online.config.steps, online.sampled(online.config.steps), online.updates(10)) == (10, 320, 10)
     assert (dpo.config.loss.beta, other.config.loss.beta) == (0.1, 0.3)
     assert (ppo.config.steps, ppo.config.save_every, ppo.sampled(ppo.config.steps)) == (10, 4, 320)
     assert (raft.config.rounds, raft.sampled(2)) == (2, 256)

@@ -1,4 +1,4 @@
-"""Every road from the same labels, compared: SFT on preferred answers, best-of-n, RAFT, DPO, KTO, RLOO, GRPO, PPO.
+"""Every road from the same labels: SFT on preferred answers, best-of-n, RAFT, DPO, online DPO, KTO, RLOO, GRPO, PPO.
 
 The task, the rankings and the judges are the demo's. A seed has a demo folder of its own, `seed-0` and so on: the SFT
 model, rankings and reward models that a demo left there are found again, and so is every road that was taken before.
@@ -21,6 +21,7 @@ from tutelage.learn.best_of_n import RaftConfig, raft
 from tutelage.learn.dpo import DPOConfig, dpo
 from tutelage.learn.group import GroupConfig, group
 from tutelage.learn.kto import opinions, split
+from tutelage.learn.online_dpo import online_dpo
 from tutelage.learn.ppo import PPOConfig, ppo
 from tutelage.learn.preference import preference
 from tutelage.learn.preference_losses import KTO
@@ -37,10 +38,10 @@ from tutelage.model.causal import Model
 from tutelage.model.heads import common_layers, relink
 from tutelage.progress import console
 from tutelage.records import Comparison, content_id
+from tutelage.roads import score_annotator
 from tutelage.runs import Run
 
 KEEP = 1000  # checkpoints: all, until the points of the frontier are measured
-AGAINST_REWARD = ("raft", "group", "ppo")
 SWEPT = ("sft", "dpo", "ppo")
 
 
@@ -84,7 +85,7 @@ def preferred(start: Start, config: SFTConfig) -> list[Example]:
 def take(start: Start, road: Road) -> Run:
     """Train by this road, or find the run that did."""
     scene, policy, reward = start.scene, start.policy, start.reward
-    parents = [scene.runs["sft"].id, *([scene.runs["reward"].id] if road.kind in AGAINST_REWARD else [])]
+    parents = [scene.runs["sft"].id, *([scene.runs["reward"].id] if road.by_reward else [])]
     run = scene.stage(f"road {road.name}", road.config, parents, road.kind)
     if run.facts["status"] == "done":
         return run
@@ -95,6 +96,10 @@ def take(start: Start, road: Road) -> Run:
         match road.config:
             case SFTConfig() as c:
                 sft(policy, preferred(start, c), c, run)
+            case DPOConfig() as c if road.by_reward:
+                judge = score_annotator(reward, scene.runs["reward"].id, c.online.end)
+                asked, sampler = scene.prompts("train", 10_000), meter.sampler(policy, shared)
+                online_dpo(policy, asked, judge, c, run, sampling=scene.config.ppo.sampling, sampler=sampler)
             case DPOConfig() as c:
                 rankings = [preference(one, policy.tokenizer, c.max_tokens) for one in start.comparisons]
                 if isinstance(c.loss, KTO):
