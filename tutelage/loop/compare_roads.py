@@ -28,7 +28,7 @@ from tutelage.learn.preference_losses import KTO
 from tutelage.learn.reward import RewardModel
 from tutelage.learn.sft import SFTConfig, sft
 from tutelage.loop.compare_roads_config import CompareConfig, Road, roads, work
-from tutelage.loop.compare_roads_measure import Bench, Meter, best_of, best_of_points, kept, snapshots, words
+from tutelage.loop.compare_roads_measure import Bench, Meter, best_of, best_of_points, kept, shape, snapshots
 from tutelage.loop.compare_roads_report import Outcome, conclude
 from tutelage.loop.demo import Scene, collect, fine_tune, set_scene, train_rewards
 from tutelage.model import causal
@@ -134,7 +134,7 @@ def measure_road(
         return {
             "points": [asdict(p) for p in points],
             "wins": bench.wins(end, sft_texts),
-            "words": words(end),
+            **shape(end),
             "texts": end.texts,
             "labels": run.facts["data"]["labels"],
             "cost": run.facts["data"]["cost"] | counts,
@@ -180,7 +180,7 @@ def measure_start(start: Start, bench: Bench, config: CompareConfig) -> Any:
         written = bench.write(start.policy, len(bench.prompts), against=True)
         return {
             "points": [asdict(bench.point("0", written))],
-            "words": words(written),
+            **shape(written),
             "texts": written.texts,
             "labels": start.labels,
             "cost": {"seconds": sft_run.facts["seconds"]},
@@ -201,9 +201,7 @@ def measure_best_of(start: Start, bench: Bench, config: CompareConfig, sft_texts
         rows = {n: best_of(pool, each, n) for n in config.best_of}
         return {
             "points": [asdict(p) for p in best_of_points(pool, each)],
-            "each": {
-                str(n): {"wins": bench.wins(r, sft_texts), "words": words(r), "texts": r.texts} for n, r in rows.items()
-            },
+            "each": {str(n): {"wins": bench.wins(r, sft_texts), "texts": r.texts, **shape(r)} for n, r in rows.items()},
             "labels": start.labels,
             "cost": {"seconds_a_completion": round(seconds, 4)},
         }

@@ -64,7 +64,7 @@ class CompareConfig(Section):
     demo: DemoConfig = DemoConfig()
     """Model, SFT, rankings and reward model; what of it a seed's folder has already is found again."""
     preferred: SFTConfig = SFTConfig(
-        steps=20, batch_size=16, train=TOP, evaluate_every=0, optimizer=OptimizerConfig(learning_rate=1e-4)
+        steps=60, batch_size=16, train=TOP, evaluate_every=0, optimizer=OptimizerConfig(learning_rate=1e-4)
     )
     """SFT on each ranking's first answer."""
     raft: RaftConfig = RaftConfig(
@@ -72,7 +72,7 @@ class CompareConfig(Section):
     )
     """Its rounds follow from `completions`."""
     dpo: DPOConfig = DPOConfig(
-        steps=20,
+        steps=60,
         batch_size=16,
         train=TOP,
         evaluate_every=0,
