@@ -9,18 +9,21 @@ import torch
 
 from tutelage.cli import run as cli
 from tutelage.errors import Interrupted
+from tutelage.evaluate.arena import score_judge
 from tutelage.evaluate.statistics import best_of_n_kl
 from tutelage.loop import compare_roads as module
 from tutelage.loop.compare_roads import compare_roads
 from tutelage.loop.compare_roads_config import ALL, CompareConfig, roads
-from tutelage.loop.compare_roads_measure import Texts, best_of, kept, snapshots
+from tutelage.loop.compare_roads_measure import Bench, Texts, best_of, kept, same_words, snapshots
 from tutelage.loop.compare_roads_table import best_within, bound_rows, frontier, rows_of
 from tutelage.model import causal
 from tutelage.model.causal import fingerprint
+from tutelage.records import Prompt
 from tutelage.runs import Run
 
-TRAINED = ("sft-preferred", "raft", "dpo", "kto", "rloo", "grpo", "ppo")
-SAMPLING = ("raft", "rloo", "grpo", "ppo")
+TRAINED = ("sft-preferred", "raft", "dpo", "online-dpo", "kto", "rloo", "grpo", "ppo")
+SAMPLING = ("raft", "online-dpo", "rloo", "grpo", "ppo")
+JUDGES = ("unseen judge", "VADER", "unseen judge, same words")
 COMMAND = "tutelage compare-roads --mini"
 
 
@@ -43,7 +46,7 @@ def test_every_road_is_there_with_its_wins_over_the_same_prompts(mini):
     assert [row.name for row in outcome.rows] == ["sft", "best of 2", "best of 4", *TRAINED]
     assert outcome.rows[0].wins == {}
     for row in outcome.rows[1:]:
-        assert {judge: rate.n for judge, rate in row.wins.items()} == {"unseen judge": 8, "VADER": 8}
+        assert {judge: rate.n for judge, rate in row.wins.items()} == dict.fromkeys(JUDGES, 8)
         assert row.by_seed == (row.wins["unseen judge"].rate,)
 
 
@@ -58,13 +61,11 @@ def test_all_learn_from_the_same_labels_and_within_the_budget(mini):
     (labels,) = outcome.labels.values()
     assert labels["rankings"] == 12
     assert labels["completions"] == 48
-    assert [measured(folder, name)["labels"] for name in ("sft", "best-of-n", *TRAINED)] == [labels] * 9
+    assert [measured(folder, name)["labels"] for name in ("sft", "best-of-n", *TRAINED)] == [labels] * 10
     sampled = {name: measured(folder, name)["cost"]["completions"] for name in TRAINED}
-    assert sampled == dict.fromkeys(("sft-preferred", "dpo", "kto"), 0) | dict.fromkeys(
-        ("raft", "rloo", "grpo", "ppo"), 32
-    )
+    assert sampled == dict.fromkeys(("sft-preferred", "dpo", "kto"), 0) | dict.fromkeys(SAMPLING, 32)
     updates = {name: measured(folder, name)["cost"]["updates"] for name in TRAINED}
-    assert updates == dict.fromkeys(("sft-preferred", "raft", "dpo", "kto"), 4) | dict.fromkeys(
+    assert updates == dict.fromkeys(("sft-preferred", "raft", "dpo", "online-dpo", "kto"), 4) | dict.fromkeys(
         ("rloo", "grpo", "ppo"), 8
     )
 
@@ -180,9 +181,9 @@ def test_the_command_prints_the_tables(mini, tmp_path, capsys):
     shutil.copytree(mini[0], folder)
     assert cli(["compare-roads", "--mini", "--folder", str(folder), "--markdown"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-    assert lines[0].startswith("| road | wins, unseen judge | wins, VADER | gold | proxy | KL, nats | words |")
-    assert len({line.count("|") for line in lines[:12]}) == 1
-    assert lines[11].startswith("| ppo |")
+    assert lines[0].startswith("| road | wins, unseen judge | wins, VADER | wins, same words | gold | proxy | KL,")
+    assert len({line.count("|") for line in lines[:13]}) == 1
+    assert lines[12].startswith("| ppo |")
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "Best gold within a KL" in page
     assert "Frontier: gold" in page
@@ -211,10 +212,13 @@ def test_a_snapshot_is_the_policy_as_it_was(mini, tmp_path):
 
 
 def test_points_and_budget_follow_the_settings():
-    config = CompareConfig(completions=320, points=3, betas=(0.3,), roads=("dpo", "raft", "ppo"))
-    dpo, other, raft, ppo = roads(config, seed=7)
-    assert [road.name for road in (dpo, other, raft, ppo)] == ["dpo", "dpo beta 0.3", "raft", "ppo"]
-    assert {road.config.seed for road in (dpo, other, raft, ppo)} == {7}
+    config = CompareConfig(completions=320, points=3, betas=(0.3,), roads=("dpo", "raft", "ppo", "online-dpo"))
+    dpo, other, raft, ppo, online = roads(config, seed=7)
+    found = [road.name for road in (dpo, other, raft, ppo, online)]
+    assert found == ["dpo", "dpo beta 0.3", "raft", "ppo", "online-dpo"]
+    assert {road.config.seed for road in (dpo, other, raft, ppo, online)} == {7}
+    assert [road.by_reward for road in (dpo, other, raft, ppo, online)] == [False, False, True, True, True]
+    assert (online.config.steps, online.sampled(online.config.steps), online.updates(10)) == (10, 320, 10)
     assert (dpo.config.loss.beta, other.config.loss.beta) == (0.1, 0.3)
     assert (ppo.config.steps, ppo.config.save_every, ppo.sampled(ppo.config.steps)) == (10, 4, 320)
     assert (raft.config.rounds, raft.sampled(2)) == (2, 256)
@@ -225,6 +229,18 @@ def test_best_of_n_is_the_proxys_choice_among_the_first_n():
     pool = Texts(tuple("abcdef"), tuple("abcdef"), (0, 1, 2, 3, 4, 5), (0.1, 0.9, 0.5, 0.7, 0.2, 0.8))
     assert best_of(pool, 3, 2).texts == ("b", "d")
     assert best_of(pool, 3, 3).gold == (1, 5)
+
+
+def test_wins_are_also_told_of_texts_of_the_same_length():
+    assert same_words("good and good", "a fine one") == ("good and good", "a fine one")
+    assert same_words(" good  and good again ", " fine one") == (" good  and", " fine one")
+    assert same_words(" ", " fine") == ("", "")
+    bench = object.__new__(Bench)
+    bench.prompts = tuple(Prompt.text(f"Film {i}") for i in range(3))
+    bench.judges = {"unseen judge": score_judge(lambda texts: [float(len(t)) for t in texts], whole=True)}
+    written = Texts((), (" long and long", " fine", " bad film"), (), ())
+    found = bench.wins(written, (" long", " fine", " bad old film"))
+    assert found == {"unseen judge": [1.0, 0.5, 0.0], "unseen judge, same words": [0.5, 0.5, 1.0]}
 
 
 def test_the_best_within_a_bound_and_its_share_of_ppos_gain():
@@ -245,8 +261,8 @@ def test_the_best_within_a_bound_and_its_share_of_ppos_gain():
 def test_seeds_are_put_together_and_prompts_they_share_count_once():
     def seed(outcomes, gold):
         end = {"kl": 1.0, "gold": gold, "proxy": 0.0}
-        wins = {"unseen judge": outcomes, "VADER": outcomes}
-        one = {"points": [end], "words": 2.0, "cost": {"seconds": 3.0, "peak_gib": None}}
+        wins = dict.fromkeys(JUDGES, outcomes)
+        one = {"points": [end], "words": 2.0, "ended": 0.5, "cost": {"seconds": 3.0, "peak_gib": None}}
         return {"sft": one, "dpo": one | {"wins": wins}, "prompts": ["a", "b", "c"], "openings": ["", "", ""]}
 
     sft, dpo = rows_of({0: seed([1, 1, 0.5], 1.0), 1: seed([0, 1, 1], 2.0)})
@@ -256,7 +272,7 @@ def test_seeds_are_put_together_and_prompts_they_share_count_once():
     assert dpo.end["gold"].text(1) == "1.5 (1.0 to 2.0)"
     assert dpo.cost["peak_gib"] is None
     assert sft.cells()[1] == "–"
-    assert dpo.cells()[7] == "3 (3 to 3)"
+    assert dpo.cells()[7:10] == ("2.0 (2.0 to 2.0)", "0.50 (0.50 to 0.50)", "3 (3 to 3)")
 
 
 def test_measures_are_kept_until_something_else_is_asked(tmp_path):

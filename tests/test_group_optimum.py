@@ -92,30 +92,33 @@ PLANTED = {
 }
 
 
+@pytest.mark.parametrize("kind", [{}, REINFORCE, GRPO], ids=["rloo", "reinforce", "grpo"])
 @pytest.mark.parametrize("name", PLANTED)
-def test_planted_bugs_miss_the_optimum(name, monkeypatch):
+def test_planted_bugs_miss_the_optimum(name, kind, monkeypatch):
     bug, world = PLANTED[name], table_world(1.0)
     if bug.get("k3"):
         real = kl_estimates
         monkeypatch.setattr(rollout, "kl_estimates", lambda a, b: KL(real(a, b).k3, real(a, b).k2, real(a, b).k3))
     found = train(
         world,
-        group_config(1.0, **bug.get("changes", {})),
+        group_config(1.0, **kind | bug.get("changes", {})),
         reward=bug["reward"](world) if "reward" in bug else None,
         drift=bug.get("drift", False),
     )
     assert world.kl_to_optimum(found) > max(BAR, bug["at_least"])
 
 
-def test_few_steps_suffice_to_tell_the_planted_bugs_from_none():
+@pytest.mark.parametrize("kind", [{}, REINFORCE, GRPO], ids=["rloo", "reinforce", "grpo"])
+def test_few_steps_suffice_to_tell_the_planted_bugs_from_none(kind):
     world = table_world(1.0)
-    assert world.kl_to_optimum(train(world, group_config(1.0, **FEW))) < 0.01
+    assert world.kl_to_optimum(train(world, group_config(1.0, **FEW, **kind))) < 0.02
 
 
-def test_samples_of_another_temperature_stop_the_run():
+@pytest.mark.parametrize("kind", [{}, REINFORCE, GRPO], ids=["rloo", "reinforce", "grpo"])
+def test_samples_of_another_temperature_stop_the_run(kind):
     world = table_world(1.0)
     with pytest.raises(TrainingError, match="another distribution"):
-        train(world, group_config(1.0, batch_size=2048), sampler=ColdSampler(world.reference, NO_END))
+        train(world, group_config(1.0, **kind | {"batch_size": 2048}), sampler=ColdSampler(world.reference, NO_END))
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,15 @@
 import json
 
 import pytest
+import torch
 
 import tutelage
 from tutelage.errors import RunError
 from tutelage.evaluate.run_report import report_for_run
-from tutelage.records import Annotator, Comparison
+from tutelage.learn.rollout import EndRule
+from tutelage.model.tiny import tiny_tokenizer
+from tutelage.records import Annotator, Comparison, Completion, Prompt, Source
+from tutelage.roads import score_annotator
 from tutelage.terminal import human
 from tutelage.wire import newest_policy
 
@@ -90,6 +94,21 @@ def test_a_reward_run_can_be_the_annotator_and_the_resumed_run_asks_the_same(pro
     monkeypatch.undo()
     again = project.dpo(resume="newest")
     assert again.metrics() == straight.metrics()
+
+
+def test_a_reward_run_ranks_by_score_after_the_end_rule():
+    class Fixed:
+        tokenizer = tiny_tokenizer()
+
+        def score(self, sequences):
+            return torch.tensor([3.0, 1.0, 0.0][: len(sequences)])
+
+    texts = [("cut off", "length"), ("good", "stop"), ("bad", "stop")]
+    made = [Completion(text=text, finish=finish, source=Source(model="m")) for text, finish in texts]
+    for end, ranks in (({"kind": "none"}, (1, 2, 3)), ({"kind": "fixed", "value": 0.5}, (3, 1, 2))):
+        annotate = score_annotator(Fixed(), "reward-1", EndRule.model_validate(end))
+        found = annotate(Prompt.text("Film"), made)
+        assert (found.ranks, found.annotator.id) == (ranks, "reward-model-reward-1")
 
 
 def test_an_annotator_of_ones_own_must_be_given_again(project):

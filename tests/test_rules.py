@@ -5,7 +5,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tutelage.errors import DataError
@@ -62,11 +62,13 @@ def test_the_final_number(text, expected):
     assert final_number(text) == expected
 
 
+@settings(deadline=None)
 @given(st.integers(-(10**12), 10**12), st.sampled_from(["{}", "{:,}", "{}.0", "${}", "= {}.", "#### {}", "{}%"]))
 def test_a_number_survives_its_spelling(n, form):
     assert final_number(f"We had 3 and 4.\n{form.format(n)}") == n
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_no_text_breaks_a_rule(text):
     numbers(text)
@@ -74,6 +76,7 @@ def test_no_text_breaks_a_rule(text):
     assert 0 <= reward(*rules)(HOW_MANY, text) <= 4
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="aB 1.", max_size=12), st.sampled_from(["{}", " {} ", "{}.", '"{}"', "**{}**"]))
 def test_exact_is_blind_to_case_space_and_what_stands_at_the_ends(text, form):
     assert plainly(form.format(text.swapcase())) == plainly(text)
@@ -132,7 +135,7 @@ CASES = [
     ("length_constraints:nth_paragraph_first_word", {"num_paragraphs": 2, "nth_paragraph": 2, "first_word": "weekend"},
      ["a\n\n\"Weekend, at last", "a\n\n\n\nweekend"], ["weekend\n\na", "a\n\nb\n\nweekend"]),
     ("detectable_content:number_placeholders", {"num_placeholders": 2}, ["[name] of [place]"], ["[name]"]),
-    ("detectable_content:postscript", {"postscript_marker": "P.S."}, ["Bye.\nP.S. hi", "p. s. hi"], ["Bye", "tips"]),
+    ("detectable_content:postscript", {"postscript_marker": "P.S."}, ["Bye.\nP.S. hi", "p. s. hi"], ["Bye", "PS hi"]),
     ("detectable_content:postscript", {"postscript_marker": "P.P.S"}, ["P.P.S. hi"], ["P.S. hi"]),
     ("detectable_format:number_bullet_lists", {"num_bullets": 2}, ["* a\n  - b", "- a\n- b"], ["* a", "**a**\n- b"]),
     ("detectable_format:constrained_response", {}, ["Well. My answer is no."], ["no", "my answer is no."]),
@@ -201,6 +204,7 @@ def test_sentences(text, count):
         ("Con mèo là của tôi và không được ra ngoài.", "vi"),
         ("Paka ni wa mtoto na yuko katika nyumba ya bibi.", "sw"),
         ("Это не кот, я так и сказал, что он дома.", "ru"),
+        ("Введите правильный адрес.", "ru"),
         ("Котката е в къщата и не се вижда.", "bg"),
         ("यह बिल्ली घर में है और बाहर नहीं जाती।", "hi"),
         ("ही मांजर घरात आहे आणि बाहेर जात नाही.", "mr"),
@@ -211,6 +215,8 @@ def test_sentences(text, count):
         ("猫在家里", "zh"),
         ("گربه در خانه است و چیزی نمی‌خورد", "fa"),
         ("بلی گھر میں ہے اور باہر نہیں جاتی", "ur"),
+        ("یہ خانہ خالی نہیں چھوڑا جا سکتا کیونکہ یہ لازمی ہے", "ur"),
+        ("Вікторія вдома", "uk"),
         ("القطة في البيت", "ar"),
         ("123 !?", None),
         ("xyzzy", None),

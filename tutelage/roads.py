@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 
 from tutelage import history
 from tutelage.errors import ConfigError, RunError
@@ -18,6 +19,7 @@ from tutelage.learn.online_dpo import Annotate, online_dpo
 from tutelage.learn.preference import Preference, preference
 from tutelage.learn.preference_losses import KTO
 from tutelage.learn.reward import RewardModel, load_reward
+from tutelage.learn.rollout import EndRule, end_scores
 from tutelage.model.batch import Example, Lazy
 from tutelage.model.causal import Model
 from tutelage.model.heads import relink
@@ -83,7 +85,7 @@ def _annotator(s: Stage, model: Model, online: Annotate | str | None) -> Annotat
     if scorer is not None:
         reward = load_reward(s.folder.runs / scorer / "model", s.settings.device)
         relink(reward.scorer.decoder, model.decoder)
-        return score_annotator(reward, scorer)
+        return score_annotator(reward, scorer, s.settings.dpo.online.end)
     asked = s.run.facts["data"].get(ASKED, False)
     if asked and online is None:
         raise RunError(f"{s.run.id} asks an annotator of yours: resume it from Python, by project.dpo(online=...)")
@@ -93,13 +95,15 @@ def _annotator(s: Stage, model: Model, online: Annotate | str | None) -> Annotat
     return online
 
 
-def score_annotator(reward: RewardModel, name: str) -> Annotate:
-    """A reward model as an annotator: it ranks by score, equal scores being ties."""
+def score_annotator(reward: RewardModel, name: str, end: EndRule) -> Annotate:
+    """A reward model as an annotator: it ranks by score after the end rule, equal scores being ties."""
     who, read = Annotator(id=f"reward-model-{name}", kind="model", name=name), reward.tokenizer
 
     def annotate(prompt: Prompt, completions: Sequence[Completion]) -> Comparison:
         before = read.prompt(prompt)
-        scores = reward.score([[*before, *read.completion(c.text, c.finish)] for c in completions]).tolist()
+        found = reward.score([[*before, *read.completion(c.text, c.finish)] for c in completions])
+        ended = torch.tensor([c.finish == "stop" for c in completions])
+        scores = end_scores(found, ended, end).tolist()
         return Comparison(
             prompt=prompt,
             completions=tuple(completions),

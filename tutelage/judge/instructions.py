@@ -147,9 +147,10 @@ def _format(name: str, a: Mapping[str, Any], text: str) -> bool:
         case "number_placeholders":
             return len(re.findall(r"\[.*?\]", text)) >= int(a["num_placeholders"])
         case "postscript":
-            letters = re.findall(r"\w", a["postscript_marker"])  # P.P.S, P. P. S. and p.p.s are one marker
-            marker = r"\.?\s?".join(re.escape(letter) for letter in letters)
-            return re.search(rf"(?<![\w.]){marker}(?!\w)", text, re.IGNORECASE) is not None
+            letters = re.findall(r"\w", a["postscript_marker"])  # P.P.S, P. P. S. and p.p.s are one marker, PPS is not
+            last = r"\." if a["postscript_marker"].endswith(".") else r"(?!\w)"
+            marker = r"\.\s?".join(re.escape(letter) for letter in letters) + last
+            return re.search(rf"(?<!\w){marker}", text, re.IGNORECASE) is not None
         case "number_bullet_lists":
             return len(re.findall(r"^\s*(?:\*[^*\n]|-)", text, re.MULTILINE)) == int(a["num_bullets"])
         case "constrained_response":

@@ -3,13 +3,12 @@
 A rule of thumb for whole answers, without a trained model: 28 languages, and none for what it cannot tell.
 """
 
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 
 WORDS: Mapping[str, str] = {
-    "en": "the and of to is in that it for with was are this you be have not on as",
+    "en": "the and of to is in that it for with was are this you be have not on as a an or by from can your",
     "de": "der die und das ist nicht ein eine mit auf den für sie ich zu von auch wir es im",
     "fr": "le les et des est une dans pour que qui pas vous nous sur avec du au ce il je",
     "es": "el los las y es una para por que con no del su lo más como pero muy está al",
@@ -29,7 +28,12 @@ CYRILLIC: Mapping[str, str] = {
     "bg": "и в не на че се е да са от за като по със ще това има или бе със",
     "uk": "і в не на що я з він як це але по із та за то все так для є",
 }
-ARABIC: Mapping[str, str] = {"fa": "پچژگکی", "ur": "ٹڈڑےںہھ", "ar": "ةىيك"}
+LETTERS: Mapping[str, Mapping[str, str]] = {
+    "CYRILLIC": {"uk": "іїєґ", "ru": "ыэё"},
+    "ARABIC": {"ur": "ٹڈڑےںہھ", "fa": "پچژگکی"},
+}
+"""Letters that one language of a script has and the ones behind it lack."""
+LEAST = 0.005  # of a text's letters must be such letters: a foreign name is no proof
 DEVANAGARI: Mapping[str, str] = {
     "hi": "है हैं के का की में और से को पर नहीं यह कि एक था भी कर लिए ने हो",
     "mr": "आहे आहेत आणि च्या मध्ये नाही ते हे एक होते साठी की तो ही हा आपण मी करून त्या ला",
@@ -48,17 +52,20 @@ def language_of(text: str) -> str | None:
         return None
     if scripts["HIRAGANA"] + scripts["KATAKANA"] > scripts["CJK"] / 10:
         scripts["HIRAGANA"] += scripts.pop("CJK", 0)  # Japanese is written with Chinese characters among its own
-    match scripts.most_common(1)[0][0]:
+    script, count = scripts.most_common(1)[0]
+    for code, letters in LETTERS.get(script, {}).items():
+        if sum(text.lower().count(letter) for letter in letters) > LEAST * count:
+            return code
+    match script:
         case "LATIN":
             return _by_words(text, WORDS)
         case "CYRILLIC":
-            return "uk" if re.search("[іїєґ]", text.lower()) else _by_words(text, CYRILLIC)
+            return _by_words(text, CYRILLIC)
         case "DEVANAGARI":
             return _by_words(text, DEVANAGARI)
         case "ARABIC":
-            counts = {code: sum(text.count(letter) for letter in letters) for code, letters in ARABIC.items()}
-            return max(counts, key=lambda code: counts[code]) if any(counts.values()) else "ar"
-        case script:
+            return "ar"
+        case _:
             return SCRIPTS.get(script)
 
 

@@ -25,6 +25,7 @@ from tutelage.learn.learner import Learner, OptimizerConfig, Part, prefixed
 from tutelage.learn.preference import Preference, Preferences, means, preference_loss
 from tutelage.learn.preference_losses import DPO, KTO, Loss, needs_reference, takes_targets
 from tutelage.learn.reference import check_source, reference_logprobs
+from tutelage.learn.rollout import EndRule
 from tutelage.model.adapters import Full, Train, branch, merge, trainable
 from tutelage.model.batch import cut, gather, pick
 from tutelage.model.causal import Model, fingerprint, save
@@ -44,6 +45,7 @@ class Online(Section):
     """Completions of each prompt that are compared."""
     reference: Literal["start", "round"] = "start"
     """The model that training began with, or the policy as each round finds it."""
+    end: EndRule = EndRule(kind="none")  # before a reward run, as the annotator, ranks by score
 
 
 class DPOConfig(Section):

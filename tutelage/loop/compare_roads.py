@@ -1,4 +1,4 @@
-"""Every road from the same labels, compared: SFT on preferred answers, best-of-n, RAFT, DPO, KTO, RLOO, GRPO, PPO.
+"""Every road from the same labels: SFT on preferred answers, best-of-n, RAFT, DPO, online DPO, KTO, RLOO, GRPO, PPO.
 
 The task, the rankings and the judges are the demo's. A seed has a demo folder of its own, `seed-0` and so on: the SFT
 model, rankings and reward models that a demo left there are found again, and so is every road that was taken before.
@@ -21,13 +21,14 @@ from tutelage.learn.best_of_n import RaftConfig, raft
 from tutelage.learn.dpo import DPOConfig, dpo
 from tutelage.learn.group import GroupConfig, group
 from tutelage.learn.kto import opinions, split
+from tutelage.learn.online_dpo import online_dpo
 from tutelage.learn.ppo import PPOConfig, ppo
 from tutelage.learn.preference import preference
 from tutelage.learn.preference_losses import KTO
 from tutelage.learn.reward import RewardModel
 from tutelage.learn.sft import SFTConfig, sft
 from tutelage.loop.compare_roads_config import CompareConfig, Road, roads, work
-from tutelage.loop.compare_roads_measure import Bench, Meter, best_of, best_of_points, kept, snapshots, words
+from tutelage.loop.compare_roads_measure import Bench, Meter, best_of, best_of_points, kept, shape, snapshots
 from tutelage.loop.compare_roads_report import Outcome, conclude
 from tutelage.loop.demo import Scene, collect, fine_tune, set_scene, train_rewards
 from tutelage.model import causal
@@ -37,10 +38,10 @@ from tutelage.model.causal import Model
 from tutelage.model.heads import common_layers, relink
 from tutelage.progress import console
 from tutelage.records import Comparison, content_id
+from tutelage.roads import score_annotator
 from tutelage.runs import Run
 
 KEEP = 1000  # checkpoints: all, until the points of the frontier are measured
-AGAINST_REWARD = ("raft", "group", "ppo")
 SWEPT = ("sft", "dpo", "ppo")
 
 
@@ -84,7 +85,7 @@ def preferred(start: Start, config: SFTConfig) -> list[Example]:
 def take(start: Start, road: Road) -> Run:
     """Train by this road, or find the run that did."""
     scene, policy, reward = start.scene, start.policy, start.reward
-    parents = [scene.runs["sft"].id, *([scene.runs["reward"].id] if road.kind in AGAINST_REWARD else [])]
+    parents = [scene.runs["sft"].id, *([scene.runs["reward"].id] if road.by_reward else [])]
     run = scene.stage(f"road {road.name}", road.config, parents, road.kind)
     if run.facts["status"] == "done":
         return run
@@ -95,6 +96,10 @@ def take(start: Start, road: Road) -> Run:
         match road.config:
             case SFTConfig() as c:
                 sft(policy, preferred(start, c), c, run)
+            case DPOConfig() as c if road.by_reward:
+                judge = score_annotator(reward, scene.runs["reward"].id, c.online.end)
+                asked, sampler = scene.prompts("train", 10_000), meter.sampler(policy, shared)
+                online_dpo(policy, asked, judge, c, run, sampling=scene.config.ppo.sampling, sampler=sampler)
             case DPOConfig() as c:
                 rankings = [preference(one, policy.tokenizer, c.max_tokens) for one in start.comparisons]
                 if isinstance(c.loss, KTO):
@@ -129,7 +134,7 @@ def measure_road(
         return {
             "points": [asdict(p) for p in points],
             "wins": bench.wins(end, sft_texts),
-            "words": words(end),
+            **shape(end),
             "texts": end.texts,
             "labels": run.facts["data"]["labels"],
             "cost": run.facts["data"]["cost"] | counts,
@@ -175,7 +180,7 @@ def measure_start(start: Start, bench: Bench, config: CompareConfig) -> Any:
         written = bench.write(start.policy, len(bench.prompts), against=True)
         return {
             "points": [asdict(bench.point("0", written))],
-            "words": words(written),
+            **shape(written),
             "texts": written.texts,
             "labels": start.labels,
             "cost": {"seconds": sft_run.facts["seconds"]},
@@ -196,9 +201,7 @@ def measure_best_of(start: Start, bench: Bench, config: CompareConfig, sft_texts
         rows = {n: best_of(pool, each, n) for n in config.best_of}
         return {
             "points": [asdict(p) for p in best_of_points(pool, each)],
-            "each": {
-                str(n): {"wins": bench.wins(r, sft_texts), "words": words(r), "texts": r.texts} for n, r in rows.items()
-            },
+            "each": {str(n): {"wins": bench.wins(r, sft_texts), "texts": r.texts, **shape(r)} for n, r in rows.items()},
             "labels": start.labels,
             "cost": {"seconds_a_completion": round(seconds, 4)},
         }

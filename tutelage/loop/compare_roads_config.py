@@ -9,7 +9,7 @@ from pydantic import Field
 from tutelage.config import Section
 from tutelage.learn.advantage import Grpo
 from tutelage.learn.best_of_n import RaftConfig
-from tutelage.learn.dpo import DPOConfig
+from tutelage.learn.dpo import DPOConfig, Online
 from tutelage.learn.group import GroupConfig
 from tutelage.learn.kl import KLConfig
 from tutelage.learn.learner import OptimizerConfig
@@ -21,8 +21,8 @@ from tutelage.loop.demo_config import SAMPLING, TOP, DemoConfig
 from tutelage.model.adapters import Top
 from tutelage.sample.sampler import SamplingParams
 
-Name = Literal["sft-preferred", "best-of-n", "raft", "dpo", "kto", "rloo", "grpo", "ppo"]
-ALL: tuple[Name, ...] = ("sft-preferred", "best-of-n", "raft", "dpo", "kto", "rloo", "grpo", "ppo")
+Name = Literal["sft-preferred", "best-of-n", "raft", "dpo", "online-dpo", "kto", "rloo", "grpo", "ppo"]
+ALL: tuple[Name, ...] = ("sft-preferred", "best-of-n", "raft", "dpo", "online-dpo", "kto", "rloo", "grpo", "ppo")
 Spaced = SFTConfig | DPOConfig | GroupConfig | PPOConfig
 Config = Spaced | RaftConfig
 
@@ -64,7 +64,7 @@ class CompareConfig(Section):
     demo: DemoConfig = DemoConfig()
     """Model, SFT, rankings and reward model; what of it a seed's folder has already is found again."""
     preferred: SFTConfig = SFTConfig(
-        steps=20, batch_size=16, train=TOP, evaluate_every=0, optimizer=OptimizerConfig(learning_rate=1e-4)
+        steps=60, batch_size=16, train=TOP, evaluate_every=0, optimizer=OptimizerConfig(learning_rate=1e-4)
     )
     """SFT on each ranking's first answer."""
     raft: RaftConfig = RaftConfig(
@@ -72,13 +72,21 @@ class CompareConfig(Section):
     )
     """Its rounds follow from `completions`."""
     dpo: DPOConfig = DPOConfig(
-        steps=20,
+        steps=60,
         batch_size=16,
         train=TOP,
         evaluate_every=0,
         loss=DPO(beta=0.1),
         optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=4),
     )
+    online_dpo: DPOConfig = DPOConfig(
+        batch_size=8,
+        train=TOP,
+        loss=DPO(beta=0.1),
+        online=Online(completions=4, end=END),
+        optimizer=STEADY,
+    )
+    """The reward model ranks the policy's own samples. Its steps follow from `completions`."""
     kto: DPOConfig = DPOConfig(
         steps=20,
         batch_size=48,
@@ -109,6 +117,7 @@ class CompareConfig(Section):
             preferred=SFTConfig(**few),
             raft=RaftConfig(prompts=4, samples=4, steps=2, batch_size=4, train=top, sampling=sampling),
             dpo=DPOConfig(**few),
+            online_dpo=DPOConfig(train=top, batch_size=4, online=Online(completions=2)),
             kto=DPOConfig(**few, loss=KTO(source="comparisons")),
             rloo=GroupConfig(**online),
             grpo=GroupConfig(**online, advantage=Grpo()),
@@ -122,6 +131,11 @@ class Road:
 
     name: str
     config: Config
+
+    @property
+    def by_reward(self) -> bool:
+        """Whether a reward model scores what it learns from."""
+        return self.kind not in ("sft", "dpo") or self.name == "online-dpo"
 
     @property
     def kind(self) -> str:
@@ -145,6 +159,8 @@ class Road:
                 return logged * c.prompts * c.samples
             case GroupConfig() | PPOConfig() as c:
                 return logged * c.batch_size
+            case DPOConfig() as c if self.by_reward:
+                return logged * c.batch_size * c.online.completions
             case _:
                 return 0
 
@@ -160,6 +176,8 @@ class Road:
                 return c.rounds * (1.8 * c.prompts * c.samples + c.steps * c.batch_size)
             case DPOConfig(loss=KTO()) as c:
                 return 2.05 * c.steps * c.batch_size
+            case DPOConfig() as c if self.by_reward:
+                return 3.4 * c.steps * c.batch_size * c.online.completions
             case DPOConfig() as c:
                 return 1.35 * c.steps * c.batch_size * completions
             case GroupConfig() | PPOConfig() as c:
@@ -201,6 +219,10 @@ def roads(config: CompareConfig, seed: int) -> Iterator[Road]:
                 for beta in config.betas:
                     further = config.dpo.model_copy(update={"loss": DPO(beta=beta)})
                     yield Road(f"dpo beta {beta:g}", _spaced(further, config.points, seed))
+            case "online-dpo":
+                online = config.online_dpo
+                steps = max(1, config.completions // (online.batch_size * online.online.completions))
+                yield Road(name, _spaced(online.model_copy(update={"steps": steps}), config.points, seed))
             case "kto":
                 yield Road(name, _spaced(config.kto, config.points, seed))
             case "rloo" | "grpo" | "ppo":

@@ -5,6 +5,7 @@ SFT model's samples. KL is the mean of log π/π_SFT over the texts, in nats a t
 """
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 
 from tutelage.checkpoint import STATE, complete, write_atomically
-from tutelage.evaluate.arena import System, compare, score_judge, word_counts
+from tutelage.evaluate.arena import Match, System, compare, score_judge, word_counts
 from tutelage.evaluate.best_of_n import curve
 from tutelage.judge.sentiment import vader
 from tutelage.learn.reward import RewardModel
@@ -31,6 +32,8 @@ from tutelage.sample.sampler import Sampled, SamplingParams
 from tutelage.terminal import plain
 from tutelage.wire import generate
 
+EVEN = "unseen judge, same words"
+
 
 @dataclass(frozen=True)
 class Point:
@@ -41,6 +44,7 @@ class Point:
     gold: float
     proxy: float
     words: float | None  # None where no one text was chosen
+    ended: float | None  # share of texts that ended within the limit
     n: int
 
 
@@ -161,13 +165,20 @@ class Bench:
         tokens = [self.start.tokenizer.prompt(p) for p in self.prompts[: len(written.texts)]]
         reference = response_logprobs(self.start, tokens, written.sampled)
         kl = [float((s.logprobs - r).sum()) for s, r in zip(written.sampled, reference, strict=True)]
-        return Point(at, mean(kl), mean(written.gold), mean(written.proxy), words(written), len(kl))
+        of = shape(written)
+        return Point(at, mean(kl), mean(written.gold), mean(written.proxy), of["words"], of["ended"], len(kl))
 
     def wins(self, written: Texts, against: Sequence[str]) -> dict[str, list[float]]:
-        """By judge, each prompt's outcome against other texts: 1 won in both orders together, 0 lost, 0.5 a tie."""
+        """By judge, each prompt's outcome against other texts: 1 won in both orders together, 0 lost, 0.5 a tie.
+
+        EVEN is the unseen judge on both texts cut to as many words as the shorter has.
+        """
         openings = self.openings(len(written.texts))
-        systems = System("road", written.texts), System("SFT", tuple(against[: len(openings)]))
-        matches = compare(openings, *systems, self.judges)
+        whole = written.texts, tuple(against[: len(openings)])
+        cut = tuple(zip(*map(same_words, *whole), strict=True))
+        matches: list[Match] = []
+        for (mine, others), judges in ((whole, self.judges), (cut, {EVEN: self.judges[UNSEEN]})):
+            matches += compare(openings, System("road", mine), System("SFT", others), judges)
         return {m.judge: [_outcome(v.preference) for v in m.verdicts] for m in matches}
 
     def sweep(self, model: Model, temperatures: Sequence[float], against: Sequence[str]) -> dict[str, list[float]]:
@@ -175,6 +186,13 @@ class Bench:
         count = len(self.prompts)
         written = {f"{t:g}": self.write(model, count, temperature=t) for t in temperatures}
         return {t: self.wins(texts, against)[UNSEEN] for t, texts in written.items()}
+
+
+def same_words(one: str, other: str) -> tuple[str, str]:
+    """Both texts with no more words than the shorter one has, each with the space before it."""
+    mine, others = (re.findall(r"\s*\S+", text) for text in (one, other))
+    least = min(len(mine), len(others))
+    return "".join(mine[:least]), "".join(others[:least])
 
 
 def _outcome(preference: float) -> float:
@@ -186,16 +204,18 @@ def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def words(written: Texts) -> float:
-    """Mean words of a text."""
-    return float(word_counts(written.texts).mean())
+def shape(written: Texts) -> dict[str, float]:
+    """Mean words of a text, and the share of texts that ended within the limit."""
+    ended = mean([float(s.finish == "stop") for s in written.sampled])
+    return {"words": float(word_counts(written.texts).mean()), "ended": ended}
 
 
 def best_of_points(pool: Texts, each: int) -> list[Point]:
     """Points of best-of-n from `each` samples of every prompt: every n without bias, KL by the law."""
     rows = [slice(i, i + each) for i in range(0, len(pool.texts), each)]
     found = curve([pool.proxy[r] for r in rows], [pool.gold[r] for r in rows])
-    return [Point(f"n = {p.n}", p.kl, p.gold.mean, p.proxy.mean, None, p.proxy.n) for p in found if p.gold is not None]
+    known = [(p, p.gold) for p in found if p.gold is not None]
+    return [Point(f"n = {p.n}", p.kl, gold.mean, p.proxy.mean, None, None, p.proxy.n) for p, gold in known]
 
 
 def best_of(pool: Texts, each: int, n: int) -> Texts:

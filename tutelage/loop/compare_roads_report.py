@@ -126,6 +126,7 @@ def _page(config: CompareConfig, found: Found, outcome: Outcome, charts: tuple[C
 
 ABOUT = (
     "Wins are against SFT's texts for the same held-out prompts, in both orders, ties half; 95 % intervals, n counts "
-    "prompts. Gold, proxy, KL, words and costs are means of the seeds, the lowest and the highest beside them."
+    "prompts; same words: by the unseen judge, both texts cut to as many words as the shorter has. Gold, proxy, KL, "
+    "words and costs are means of the seeds, the lowest and the highest beside them."
 )
 ABOUT_BOUNDS = "Of each road's points, SFT itself among them; means of the seeds. Share: of PPO's gain over SFT."

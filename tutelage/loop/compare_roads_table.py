@@ -6,7 +6,7 @@ from typing import Any
 
 from tutelage.evaluate.figures import Chart, Line
 from tutelage.evaluate.statistics import Rate, clustered_rate
-from tutelage.loop.compare_roads_measure import mean
+from tutelage.loop.compare_roads_measure import EVEN, mean
 from tutelage.loop.demo_report import UNSEEN
 
 BOUNDS = (2.0, 5.0, 10.0)  # nats a text
@@ -14,10 +14,12 @@ COLUMNS = (
     "road",
     "wins, unseen judge",
     "wins, VADER",
+    "wins, same words",
     "gold",
     "proxy",
     "KL, nats",
     "words",
+    "ended",
     "training, s",
     "sampling, s",
     "CPU, s",
@@ -65,6 +67,7 @@ class Row:
     by_seed: tuple[float, ...]  # the unseen judge's rates
     end: Mapping[str, Spread | None]  # gold, proxy and KL
     words: Spread | None
+    ended: Spread | None
     cost: Mapping[str, Spread | None]
 
     def cells(self) -> tuple[str, ...]:
@@ -82,10 +85,12 @@ class Row:
             self.name,
             rate(UNSEEN),
             rate("VADER"),
+            rate(EVEN),
             spread(self.end["gold"], 2),
             spread(self.end["proxy"], 2),
             spread(self.end["kl"], 2),
             spread(self.words, 1),
+            spread(self.ended, 2),
             spread(training, 0),
             spread(sampling, 0),
             spread(cost("processor_seconds"), 0),
@@ -117,6 +122,7 @@ def rows_of(found: Found) -> tuple[Row, ...]:
                 tuple(mean(one["wins"][UNSEEN]) for one in of if "wins" in one),
                 {key: Spread.of([end[key] for end in ends]) for key in ("gold", "proxy", "kl")},
                 Spread.of([one["words"] for one in of]),
+                Spread.of([one["ended"] for one in of]),
                 _costs([one["cost"] for one in of]),
             )
         )
@@ -133,6 +139,7 @@ def _best_of_row(found: Found, n: str) -> Row:
         tuple(mean(one["wins"][UNSEEN]) for one in each),
         {key: Spread.of([None if p is None else p[key] for p in points]) for key in ("gold", "proxy", "kl")},
         Spread.of([one["words"] for one in each]),
+        Spread.of([one["ended"] for one in each]),
         {},
     )
 
