@@ -2,7 +2,7 @@
 
     PYTHONPATH=tests python benchmarks/constitution_grammar.py
 
-Prints the tables of docs/constitutional-ai.md: revisions round by round, labels of one principle against sixteen, and
+Prints the tables of docs/results.md: revisions round by round, labels of one principle against sixteen, and
 base, SL-CAI and RL-CAI on held-out requests.
 """
 

@@ -21,22 +21,19 @@ from tutelage.model.chat import Tokenizer
 from tutelage.model.tiny import tiny_decoder
 from tutelage.records import Prompt, content_id
 
-GOOD_VERBS = ("bake", "paint", "mend", "plant", "clean", "build", "polish", "carve", "weave", "store")
-BAD_VERBS = ("steal", "forge", "poison", "break", "hack", "stalk", "burn", "smuggle", "rob", "wreck")
+GOOD_VERBS = (
+    "bake", "paint", "mend", "plant", "clean", "build", "polish", "carve", "weave", "store", "varnish",
+    "sharpen", "hang", "wash", "knit", "sell",
+)  # fmt: skip
+BAD_VERBS = (
+    "steal", "forge", "poison", "break", "hack", "stalk", "burn", "smuggle", "rob", "wreck", "loot",
+    "sabotage", "bug", "flood", "rig", "ruin",
+)  # fmt: skip
 THINGS = (
-    "bread",
-    "fence",
-    "shirt",
-    "garden",
-    "window",
-    "shelf",
-    "soup",
-    "lantern",
-    "saddle",
-    "kettle",
-    "statue",
-    "wagon",
-)
+    "bread", "fence", "shirt", "garden", "window", "shelf", "soup", "lantern", "saddle", "kettle", "statue",
+    "wagon", "anchor", "bridge", "fiddle", "barrel", "drum", "cradle", "mirror", "ladder", "basket", "candle",
+    "plough", "clock",
+)  # fmt: skip
 HELP = ("mix", "warm", "rinse", "trim", "brush", "dry")
 KINDS = {
     "theft": ("grab", "swipe"),
@@ -108,13 +105,13 @@ def safely(rng, thing):
     return f"instead {rng.choice(SAFE)} the {thing} ."
 
 
-def model(seed):
-    """A tiny decoder over the words of this world, one token a word."""
+def model(seed, more=()):
+    """A tiny decoder over the words of this world, and more, one token a word."""
     from tokenizers import AddedToken, decoders, models, pre_tokenizers
     from tokenizers import Tokenizer as Inner
     from transformers import PreTrainedTokenizerFast
 
-    words = [*WORDS, *GOOD_VERBS, *BAD_VERBS, *THINGS, *HELP, *BAD_WORD, *SAFE]
+    words = [*WORDS, *GOOD_VERBS, *BAD_VERBS, *THINGS, *HELP, *BAD_WORD, *SAFE, *more]
     vocabulary = dict.fromkeys(["<unk>", *words, *(f" {word}" for word in words)])
     inner = Inner(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_next")

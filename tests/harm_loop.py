@@ -2,30 +2,47 @@
 
 import random
 from dataclasses import dataclass
+from itertools import combinations
 
+import numpy as np
 import yaml
-from harm_grammar import Critic, constitution, harm, harmful, model, prompts, worths, written
+from harm_grammar import (
+    SENTENCES,
+    Critic,
+    constitution,
+    harm,
+    harmful,
+    helpfulness,
+    model,
+    prompts,
+    worths,
+    written,
+)
 
 import tutelage
 from tutelage.evaluate.arena import word_counts
 from tutelage.evaluate.evasion import Evasion, evasion
 from tutelage.evaluate.statistics import Mean, mean
+from tutelage.feedback.simulated import Panel, SimulatedAnnotator
 from tutelage.judge.constitution import ConstitutionConfig
 from tutelage.judge.principles import judge_by_principles
 from tutelage.judge.revision import Revised, revise
 from tutelage.learn.reward import load_reward
 from tutelage.model import causal
-from tutelage.questions import Question, read_questions
+from tutelage.questions import FILE, Question, read_questions, write_questions
 from tutelage.records import Annotator, Completion, Demonstration, Source
 from tutelage.sample.sampler import SamplingParams
 from tutelage.wire import generate
 
 WRITER = Annotator(id="writer", kind="simulated", name="who only helps (simulated)")
+ITSELF = Annotator(id="itself", kind="model", name="the model before")
+PERSON = Annotator(id="person", kind="simulated", name="who wants help (simulated)")
+SLOPE = 1.0
 ROOM = 28  # tokens of an answer
 SETTINGS = {
     "sft.steps": 250, "sft.batch_size": 32, "sft.max_tokens": 64, "sft.optimizer.learning_rate": 5e-3,
     "sft.evaluate_every": 0, "sft.save_every": 1000, "sampling.max_tokens": ROOM,
-    "reward.steps": 150, "reward.batch_size": 16, "reward.max_tokens": 64, "reward.optimizer.learning_rate": 2e-3,
+    "reward.steps": 300, "reward.batch_size": 16, "reward.max_tokens": 64, "reward.optimizer.learning_rate": 2e-3,
     "reward.evaluate_every": 0, "reward.save_every": 1000,
     "group.steps": 30, "group.batch_size": 64, "group.group_size": 4, "group.minibatches": 1, "group.epochs": 1,
     "group.sampling.max_tokens": ROOM, "group.optimizer.learning_rate": 1e-3, "group.kl.coefficient": 0.1,
@@ -61,7 +78,7 @@ def written_by_hand(seed, count):
 
 
 def projects(folder, seed):
-    """A project whose model was trained on the writer's answers, with the training prompts in its store."""
+    """A project whose model was trained on the writer's answers, with the requests for harm in its store."""
     causal.save(model(seed), folder / "blank")
     begin = tutelage.init(folder / "base", model=str(folder / "blank"))
     with begin.store() as store:
@@ -69,25 +86,66 @@ def projects(folder, seed):
     base = begin.sft({**SETTINGS, "seed": seed})
     project = tutelage.init(folder / "cai", model=str(base.final))
     with project.store() as store:
-        store.add_all(p for p in prompts() if p.split == "train")
+        store.add_all(p for p in prompts() if p.split == "train" and harmful(p))
     rules = yaml.safe_dump(constitution().model_dump(mode="json"), sort_keys=False)
     (folder / "cai" / "grammar.yaml").write_text(rules)
     return project, base
 
 
-def whole_loop(folder, seed, *, draws=4, revising=0.9, comparing=0.65, inverted=False, tags="both"):
+def supervise(project, common, critic, draws):
+    """SL-CAI: revisions of answers to requests for harm, and the model's own answers to all others."""
+    revised = []
+    for draw in range(draws):
+        flags = {**common, "constitution.tags": "harmlessness", "seed": common["seed"] * draws + draw}
+        revised.append(project.constitution_revise(flags, prompts=1000, critic=critic))
+    with project.store() as store:
+        store.add_all(p for p in prompts() if p.split == "train")
+    mine, _ = project.sample(common, prompts=1000, completions=draws)
+    asked = read_questions(mine.path / FILE)
+    with project.store() as store:
+        own = [(q.prompt, c.text) for q in asked if not harmful(q.prompt) for c in q.completions]
+        store.add_all(Demonstration(prompt=p, text=text, annotator=ITSELF) for p, text in own)
+    return revised, project.sft(common), asked
+
+
+def pairs_of(*samplings, each=2):
+    """Every two different ones of what several models wrote to a request, `each` of every model."""
+    wrote = {}
+    for question in (q for one in samplings for q in one):
+        wrote.setdefault(question.prompt, []).extend(question.completions[:each])
+    return [
+        Question(prompt=prompt, completions=two)
+        for prompt, made in wrote.items()
+        for two in combinations(made, 2)
+        if two[0].text != two[1].text
+    ]
+
+
+def label(folder, project, common, asked, judge):
+    """Requests for harm are compared by principles, the others by people who want help, as in the paper."""
+    red = write_questions(folder, [q for q in asked if harmful(q.prompt)])
+    labels = project.constitution_compare(common, file=red, judges=[judge])
+    rng, others = np.random.default_rng(common["seed"]), [q for q in asked if not harmful(q.prompt)]
+    with project.store() as store:
+        store.add_all(person(q).compare(q.prompt, q.completions, rng) for q in others)
+    return labels
+
+
+def person(question):
+    """Somebody who wants help with one request: log-odds of SLOPE for every sentence that helps."""
+    worth = [SLOPE * SENTENCES * helpfulness(question.prompt, c.text) for c in question.completions]
+    said = {c.text: value for c, value in zip(question.completions, worth, strict=True)}
+    return Panel((SimulatedAnnotator(PERSON, slope=1.0),), lambda texts: np.array([said[text] for text in texts]))
+
+
+def whole_loop(folder, seed, *, draws=4, revising=0.9, comparing=0.65, inverted=False):
     """Base, SL-CAI and RL-CAI: where each stands, and what came of each stage."""
     project, base = projects(folder, seed)
     common = {**SETTINGS, "seed": seed, "constitution.file": str(folder / "cai" / "grammar.yaml")}
-    critic = Critic(revising, seed, inverted=inverted).judge()
-    revised = []
-    for draw in range(draws):
-        flags = {**common, "constitution.tags": "harmlessness", "seed": seed * draws + draw}
-        revised.append(project.constitution_revise(flags, prompts=1000, critic=critic))
-    supervised = project.sft(common)
-    project.sample(common, prompts=1000, completions=3)
-    judge = Critic(comparing, seed, inverted=inverted).judge()
-    labels = project.constitution_compare({**common, "constitution.tags": tags}, judges=[judge])
+    revised, supervised, mine = supervise(project, common, Critic(revising, seed, inverted=inverted).judge(), draws)
+    fresh, _ = project.sample(common, prompts=1000, completions=draws)
+    asked = pairs_of(mine, read_questions(fresh.path / FILE))
+    labels = label(folder, project, common, asked, Critic(comparing, seed, inverted=inverted).judge())
     reward = project.reward(common)
     trained = project.group(common, start=supervised.id, scorer=reward.id)
     runs = {"base": base, "SL-CAI": supervised, "RL-CAI": trained}

@@ -9,7 +9,7 @@ import torch
 from tutelage.errors import ConfigError, DataError, JudgeError
 from tutelage.evaluate.propositions import areas
 from tutelage.judge.asking import Reply
-from tutelage.judge.grading import JudgeGrader, fit_grader
+from tutelage.judge.grading import JudgeGrader, fit_grader, out_of_fold
 from tutelage.judge.propositions import (
     Labelled,
     Proposition,
@@ -18,12 +18,16 @@ from tutelage.judge.propositions import (
     read_labelled,
     read_rulebook,
 )
+from tutelage.judge.reading import StateReader, WordsAndStates
 from tutelage.judge.rubric import Rubric
 from tutelage.judge.rule_weights import Pairs, RuleBasedReward, fit_weights
 from tutelage.judge.score import ScoreReward
 from tutelage.judge.scripted import ScriptedJudge
 from tutelage.learn.reward import Groups, Ranking, RewardConfig
 from tutelage.learn.two_rewards import TwoRewards, piecewise
+from tutelage.model.batch import Packed
+from tutelage.model.causal import Model
+from tutelage.model.tiny import tiny_decoder, tiny_tokenizer
 from tutelage.records import Prompt
 
 BOOK = Rulebook(
@@ -89,6 +93,55 @@ def test_a_fitted_grader_and_the_reward_it_makes():
     other = Prompt.user("Else?")
     yes, no = reward.rewards([(other, "yes sure"), (other, "sorry friend")])
     assert yes > no
+
+
+def test_labelled_answers_are_graded_by_what_has_not_seen_their_prompt():
+    """A word of its own tells what is true of a prompt's answers, so only who saw the prompt can know."""
+    rng = np.random.default_rng(0)
+    made = [
+        Labelled(Prompt.user(f"May I {i}?"), f"{word} {other}", "comply", {"yes": i % 2 == 0, "sorry": False})
+        for i, word in enumerate("".join(rng.choice(list("abcdefghijklmnop"), 9)) for _ in range(60))
+        for other in ("now", "then", "soon")
+    ]
+    truth = np.array([[one.truth["yes"]] for one in made])
+    seen = fit_grader(made, BOOK).probabilities([(one.prompt, one.text) for one in made])
+    assert areas(seen[:, :1], truth).item() == 1
+    assert areas(out_of_fold(made, BOOK)[:, :1], truth).item() < 0.65
+
+
+def test_a_reader_sees_what_words_do_not():
+    """What is true here depends on the prompt alone, and the answers to be graded hold no word that was labelled."""
+    rng = np.random.default_rng(0)
+
+    def some(letters, count):
+        texts = ["".join(rng.choice(list(letters), 6)) for _ in range(count)]
+        return [
+            Labelled(Prompt.text(asked), text, "comply", {"yes": asked == "aaa:", "sorry": False})
+            for text in texts
+            for asked in ("aaa:", "zzz:")
+        ]
+
+    known, new = some("bcdef", 60), some("ghijk", 30)
+    answers, truth = [(one.prompt, one.text) for one in new], np.array([[one.truth["yes"]] for one in new])
+    reader = StateReader(Model(tiny_decoder(260, seed=1), tiny_tokenizer(), "tiny"))
+    words = fit_grader(known, BOOK).probabilities(answers)
+    assert areas(words[:, :1], truth).item() == 0.5
+    read = fit_grader(known, BOOK, WordsAndStates(reader)).probabilities(answers)
+    assert areas(read[:, :1], truth).item() > 0.95
+    before = reader.states(answers)
+    reader.remember(answers[:7])
+    assert np.allclose(reader.states(answers), before, atol=1e-6)
+    alone = np.stack([reader.states([one])[0] for one in answers[7:12]])
+    assert np.allclose(before[7:12], alone, atol=1e-5)
+
+
+def test_states_are_means_over_the_answer_read_after_its_prompt():
+    model = Model(tiny_decoder(260, seed=1), tiny_tokenizer(), "tiny")
+    (found,) = StateReader(model, layer=1).states([(Prompt.text("Well: "), "no")])
+    prompt, said = model.tokenizer.prompt(Prompt.text("Well: ")), model.tokenizer.completion("no")
+    hidden = model.decoder.run(Packed.of([[*prompt, *said]]), 0, 1)
+    assert np.allclose(found, hidden[len(prompt) :].mean(0).detach().numpy(), atol=1e-6)
+    assert StateReader(model).layer == 2
 
 
 def test_a_judge_grades_by_the_probability_of_yes():

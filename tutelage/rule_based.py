@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,7 @@ from tutelage.evaluate.propositions import GraderFigures, grader_figures
 from tutelage.feedback.store import Store
 from tutelage.folder import ProjectFolder
 from tutelage.history import RunInfo
-from tutelage.judge.grading import (
-    Answers,
-    FittedGrader,
-    Grader,
-    JudgeGrader,
-    bag_of_words,
-    fit_grader,
-    out_of_fold,
-)
+from tutelage.judge.grading import FittedGrader, Grader, JudgeGrader, fit_grader, out_of_fold
 from tutelage.judge.memory import Memory
 from tutelage.judge.propositions import (
     Labelled,
@@ -35,11 +28,13 @@ from tutelage.judge.propositions import (
     read_labelled,
     read_rulebook,
 )
+from tutelage.judge.reading import Answers, Features, StateReader, Words, WordsAndStates, bag_of_words
 from tutelage.judge.rule_weights import Pairs, RuleBasedReward, fit_weights
 from tutelage.judging import REPLIES, one_judge
 from tutelage.learn.best_of_n import score
 from tutelage.learn.reward import load_reward
 from tutelage.learn.rollout import Reward
+from tutelage.model import causal
 from tutelage.model.chat import Tokenizer
 from tutelage.records import Prompt
 from tutelage.runs import Run
@@ -105,17 +100,31 @@ class Rules:
         labelled, behaviours = self.config.labelled, self.config.behaviours
         self.labelled = [] if labelled is None else read_labelled(folder.path / labelled, self.book)
         self.behaviours = {} if behaviours is None else read_behaviours(folder.path / behaviours, self.book)
+        self.reader = self._reader(settings.device)
         self.grader: Grader
         match self.config.grader:
             case "fitted":
-                self.grader = fit_grader(self.labelled, self.book)
+                self.grader = fit_grader(self.labelled, self.book, self.features())
             case "judge":
                 self.grader = JudgeGrader(one_judge(folder, settings, memory), self.book, settings.judge.least_mass)
+
+    def _reader(self, device: str) -> StateReader | None:
+        """The model that reads along, which has then read the labelled answers."""
+        if not self.config.reader:
+            return None
+        inside = self.folder.path / self.config.reader
+        reader = StateReader(causal.load(inside if inside.exists() else self.config.reader, device=device))
+        reader.remember(_answers(self.labelled))
+        return reader
+
+    def features(self) -> Features:
+        """What a classifier of these settings reads."""
+        return Words() if self.reader is None else WordsAndStates(self.reader)
 
     def graded(self) -> Numbers:
         """(n, P) of the labelled answers, by graders that did not learn from them."""
         if isinstance(self.grader, FittedGrader):
-            return out_of_fold(self.labelled, self.book)
+            return out_of_fold(self.labelled, self.book, self.features)
         return self.grader.probabilities(_answers(self.labelled))
 
     def pairs(
@@ -228,9 +237,9 @@ def _figures(rules: Rules, held_out: Sequence[Labelled], graded: Numbers | None)
     """`graded`: what is already known of the held-out answers, which are then the labelled ones themselves."""
     known, answers = rules.labelled or held_out, _answers(held_out)
     if graded is not None or not rules.labelled:
-        words = out_of_fold(known, rules.book, bag_of_words)
+        words = out_of_fold(known, rules.book, partial(Words, bag_of_words))
     else:
-        words = fit_grader(known, rules.book, bag_of_words()).probabilities(answers)
+        words = fit_grader(known, rules.book, Words(bag_of_words)).probabilities(answers)
     probabilities = rules.grader.probabilities(answers) if graded is None else graded
     return grader_figures(held_out, probabilities, rules.book, words=words, training=known)
 

@@ -1,8 +1,9 @@
 """How probable each proposition is of an answer: by a classifier fitted on labelled answers, or by an AI judge.
 
-The classifier is a logistic regression for each proposition on TF-IDF of words, word pairs and character n-grams. It is
-fitted anew from the labelled file wherever it is needed, in seconds, so that no pickle is kept. The judge is asked yes
-or no (Mu et al. 2024, section 4.1), and the probability is that of the token "Yes" beside "No".
+The classifier is a logistic regression for each proposition on the answer's words, and where a model reads along, on
+its hidden states (`reading.py`). It is fitted anew from the labelled file wherever it is needed, in seconds, so that no
+pickle is kept. The judge is asked yes or no (Mu et al. 2024, section 4.1), and the probability is that of the token
+"Yes" beside "No".
 """
 
 from collections.abc import Callable, Sequence
@@ -16,12 +17,12 @@ from tutelage.errors import DataError, JudgeError
 from tutelage.judge.asking import Ask, Judge
 from tutelage.judge.compare import JudgeConfig, heard
 from tutelage.judge.propositions import Labelled, Numbers, Rulebook
+from tutelage.judge.reading import Answers, Features, Words
 from tutelage.judge.rubric import conversation, fill, marked
 from tutelage.records import Message, Prompt, content_id
 
 YES_NO = ("Yes", "No")
-Answers = Sequence[tuple[Prompt, str]]
-INVERSE_DECAY = 10.0  # C of the logistic regressions; 1 to 100 were tried on safety-rbr's test split
+INVERSE_DECAY = 32.0  # C of the logistic regressions, chosen with the features
 FOLDS = 5
 
 
@@ -36,67 +37,71 @@ class Grader(Protocol):
 class FittedGrader:
     """A classifier for each proposition. Where the labelled answers were all alike it gives their share."""
 
-    features: Any
+    features: Features
+    rows: Any
+    """(n, D) of the n labelled answers."""
+    basis: Numbers
+    """(n, R): from an answer's products with those rows to its coordinates in the space they span."""
     classifiers: tuple[Any, ...]
 
     def probabilities(self, answers: Answers) -> Numbers:
         """See `Grader.probabilities`."""
         if not answers:
             return np.zeros((0, len(self.classifiers)))
-        read = self.features.transform([text for _, text in answers])
-        columns = [
-            np.full(len(answers), one) if isinstance(one, float) else one.predict_proba(read)[:, 1]
-            for one in self.classifiers
-        ]
-        return np.stack(columns, axis=1)
+        return said((self.features.transform(answers) @ self.rows.T).toarray() @ self.basis, self.classifiers)
 
 
-def fit_grader(labelled: Sequence[Labelled], book: Rulebook, features: Any = None) -> FittedGrader:
-    """Fit on labelled answers: the same ones give the same grader. `features`: another scikit-learn vectoriser.
+def said(read: Numbers, classifiers: Sequence[Any]) -> Numbers:
+    """(n, P) by classifiers of coordinates (n, R)."""
+    columns = [
+        np.full(len(read), one) if isinstance(one, float) else one.predict_proba(read)[:, 1] for one in classifiers
+    ]
+    return np.stack(columns, axis=1)
 
+
+def fit_grader(labelled: Sequence[Labelled], book: Rulebook, features: Features | None = None) -> FittedGrader:
+    """Fit on labelled answers: the same ones give the same grader. `features`: what is read; without it, words.
+
+    The weights of a logistic regression lie in the space that its examples span, so that is where it is solved.
     Raises DataError without answers.
     """
-    from sklearn.linear_model import LogisticRegression
-
     if not labelled:
         raise DataError("there are no labelled answers to fit a grader on: name some by propositions.labelled")
-    vectorizer = _words_and_letters(len(labelled)) if features is None else features
-    read = vectorizer.fit_transform([one.text for one in labelled])
+    features = features or Words()
+    rows = features.fit([(one.prompt, one.text) for one in labelled])
+    products = (rows @ rows.T).toarray()
+    basis = span(products)
+    return FittedGrader(features, rows, basis, classifiers(products @ basis, labelled, book))
+
+
+def span(products: Numbers) -> Numbers:
+    """(n, R): what takes products with n rows to coordinates in the space of the rows, from their own products."""
+    lengths, directions = np.linalg.eigh(products)
+    kept = lengths > 1e-9 * lengths[-1]
+    found: Numbers = directions[:, kept] / np.sqrt(lengths[kept])
+    return found
+
+
+def classifiers(
+    read: Numbers, labelled: Sequence[Labelled], book: Rulebook, inverse_decay: float = INVERSE_DECAY
+) -> tuple[Any, ...]:
+    """For each proposition a logistic regression on coordinates (n, R), or the share of a truth that never changes."""
+    from sklearn.linear_model import LogisticRegression
+
     made: list[Any] = []
     for id in book.ids:
         truth = np.array([one.truth[id] for one in labelled])
         if truth.all() or not truth.any():
             made.append(float((truth.sum() + 1) / (len(truth) + 2)))
         else:
-            one = LogisticRegression(C=INVERSE_DECAY, solver="liblinear", dual=True, tol=0.01, random_state=0)
-            made.append(one.fit(read, truth))
-    return FittedGrader(vectorizer, tuple(made))
+            made.append(LogisticRegression(C=inverse_decay, solver="newton-cholesky").fit(read, truth))
+    return tuple(made)
 
 
-def _words_and_letters(texts: int) -> Any:
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.pipeline import FeatureUnion
-
-    words = TfidfVectorizer(
-        ngram_range=(1, 2), sublinear_tf=True, min_df=2 if texts >= 100 else 1, token_pattern=r"(?u)\b\w[\w']*\b|[!?]"
-    )
-    letters = TfidfVectorizer(
-        analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True, min_df=3 if texts >= 100 else 1
-    )
-    return FeatureUnion([("words", words), ("letters", letters)])
-
-
-def bag_of_words() -> Any:
-    """The trivial features that a grader is held against: TF-IDF of words."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    return TfidfVectorizer()
-
-
-def out_of_fold(labelled: Sequence[Labelled], book: Rulebook, features: Callable[[], Any] | None = None) -> Numbers:
+def out_of_fold(labelled: Sequence[Labelled], book: Rulebook, features: Callable[[], Features] = Words) -> Numbers:
     """(n, P) by graders that did not learn from the answer's prompt: what is graded is as uncertain as what is new.
 
-    `features` makes the vectoriser of each fold. Raises DataError when all answers are to one prompt.
+    `features` makes what each fold's grader reads. Raises DataError when all answers are to one prompt.
     """
     fold = np.array([int(content_id("fold", one.prompt.id)[:8], 16) % FOLDS for one in labelled])
     found = np.zeros((len(labelled), len(book.propositions)))
@@ -104,7 +109,7 @@ def out_of_fold(labelled: Sequence[Labelled], book: Rulebook, features: Callable
         held = np.flatnonzero(fold == part).tolist()
         if held:
             others = [one for one, f in zip(labelled, fold, strict=True) if f != part]
-            grader = fit_grader(others, book, None if features is None else features())
+            grader = fit_grader(others, book, features())
             found[held] = grader.probabilities([(labelled[i].prompt, labelled[i].text) for i in held])
     return found
 

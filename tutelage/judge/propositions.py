@@ -35,6 +35,8 @@ class PropositionsConfig(Section):
     """Propositions and behaviours: ours by name (safety), or a YAML file of your own."""
     grader: Literal["fitted", "judge"] = "fitted"
     """Who says how probable each proposition is: a classifier fitted on `labelled`, or the judge of `judge.panel`."""
+    reader: str = ""
+    """A model whose hidden states the classifier reads beside the words, by name or folder; empty for words alone."""
     labelled: Path | None = None
     """JSON lines of answers with their true propositions, from the project folder on; see the page."""
     behaviours: Path | None = None
