@@ -11,7 +11,7 @@ from tutelage.feedback.audit import record
 from tutelage.feedback.database import write
 from tutelage.feedback.outbox import announce
 from tutelage.feedback.store import Store
-from tutelage.feedback.work import LONGEST_TEXT, BatchSpec, Ranked, Rated, Saved
+from tutelage.feedback.work import LONGEST_TEXT, Ranked, Rated, Saved, spec_of
 from tutelage.feedback.work_tables import answers, batches, remarks, work_items
 from tutelage.records import new_id, now
 
@@ -60,7 +60,7 @@ class Adjudication:
                 raise StudioError(f"There is no item '{item}'", 404)
             if row.purpose != "ask":
                 raise StudioError("This item is a check of raters: it has nothing to decide", 409)
-            spec, k = BatchSpec.model_validate_json(row.spec), len(json.loads(row.completions))
+            spec, k = spec_of(row.spec), len(json.loads(row.completions))
             check_fit(spec, answer, k)
             mine = (a.item_id == item, a.rater_id == user, a.role == "adjudication")
             before = connection.execute(select(answers).where(*mine, a.standing == true())).one_or_none()

@@ -27,6 +27,7 @@ from tutelage.feedback.work import (
     Standing,
     Written,
     in_order,
+    spec_of,
 )
 from tutelage.feedback.work_tables import answers, batches, drafts, leases, work_items
 from tutelage.records import Comparison, Completion, Demonstration, Rating, Source, new_id, now
@@ -85,7 +86,7 @@ def store_answer(connection: Connection, submitted: Submission, given: Row[Any],
 
     Raises StudioError 422 for an answer that does not fit the item.
     """
-    spec, shown = BatchSpec.model_validate_json(given.spec), tuple(json.loads(given.shown))
+    spec, shown = spec_of(given.spec), tuple(json.loads(given.shown))
     check_fit(spec, submitted.answer, len(shown))
     answer = in_order(submitted.answer, shown)
     keys = {"item": given.item_id, "rater": given.rater_id}
@@ -147,7 +148,7 @@ def reopen(connection: Connection, answer: Row[Any], given: Row[Any], at: float)
     """
     withdraw(connection, answer)
     seated = answer.role == "wanted"
-    until: float = at + BatchSpec.model_validate_json(given.spec).lease_seconds if seated else at
+    until: float = at + spec_of(given.spec).lease_seconds if seated else at
     keys = {"item": given.item_id, "rater": given.rater_id}
     connection.execute(SET_LEASE, keys | {"new_state": "held" if seated else "lapsed", "new_until": until})
     if seated and given.purpose == "ask":

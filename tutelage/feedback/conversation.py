@@ -22,7 +22,7 @@ from tutelage.feedback.database import read, write
 from tutelage.feedback.outbox import announce
 from tutelage.feedback.people import annotator_of
 from tutelage.feedback.store import Store
-from tutelage.feedback.work import BatchSpec
+from tutelage.feedback.work import spec_of
 from tutelage.feedback.work_tables import turns
 from tutelage.records import Comparison, Completion, Message, Prompt
 
@@ -156,7 +156,7 @@ class Conversations:
 
 def _given(connection: Connection, rater: str, item: str) -> Row[Any]:
     row = connection.execute(GIVEN, {"item": item, "rater": rater}).one_or_none()
-    if row is None or BatchSpec.model_validate_json(row.spec).kind != "chat":
+    if row is None or spec_of(row.spec).kind != "chat":
         raise StudioError(f"The conversation '{item}' was not given to you: ask for the next one", 404)
     return row
 
@@ -191,6 +191,6 @@ def _conversation(connection: Connection, given: Row[Any]) -> Conversation:
         messages=messages,
         texts=texts,
         number=number,
-        most=BatchSpec.model_validate_json(given.spec).turns,
+        most=spec_of(given.spec).turns,
         closed=given.state == "answered",
     )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from tutelage.errors import StudioError
 from tutelage.feedback.audit import record
@@ -24,6 +24,24 @@ from tutelage.records import new_id, now
 
 SEEN_SECONDS = 600.0  # how exactly it is known when a session was used last
 NOBODY = HASHER.hash("nobody has this password")  # checked where there is no such user, so that both take as long
+OF_SESSION = (  # who is signed in
+    select(users, sessions.c.seen, sessions.c.hash)
+    .join(sessions, sessions.c.user_id == users.c.id)
+    .where(sessions.c.hash == bindparam("hash"), sessions.c.expires > bindparam("now"))
+    .where(sessions.c.seen > bindparam("used_after"), users.c.active)
+)
+OF_TOKEN = (  # whose token it is, and the token
+    select(
+        users,
+        api_tokens.c.id.label("token_id"),
+        api_tokens.c.name.label("token_name"),
+        api_tokens.c.created.label("issued"),
+        *(api_tokens.c[name] for name in ("scopes", "expires", "used")),
+    )
+    .join(api_tokens, api_tokens.c.user_id == users.c.id)
+    .where(api_tokens.c.hash == bindparam("hash"), ~api_tokens.c.revoked, users.c.active)
+    .where(api_tokens.c.expires.is_(None) | (api_tokens.c.expires > bindparam("now")))
+)
 
 
 @dataclass(frozen=True)
@@ -107,10 +125,9 @@ class Entrance:
     def user_of_session(self, token: str) -> User | None:
         """Who is signed in with this token; None where the session is unknown or has ended."""
         at = self._clock()
-        query = select(users, sessions.c.seen, sessions.c.hash).join(sessions, sessions.c.user_id == users.c.id)
-        valid = (sessions.c.expires > at, sessions.c.seen > at - self._idle, users.c.active)
+        values = {"hash": hashed(token), "now": at, "used_after": at - self._idle}
         with read(self._engine) as connection:
-            row = connection.execute(query.where(sessions.c.hash == hashed(token), *valid)).one_or_none()
+            row = connection.execute(OF_SESSION, values).one_or_none()
         if row is None:
             return None
         if row.seen < at - SEEN_SECONDS:
@@ -164,17 +181,15 @@ class Entrance:
     def user_of_token(self, secret: str) -> tuple[User, Token] | None:
         """Whose token this is, and the token; None where it is unknown, expired or revoked."""
         at = self._clock()
-        t = api_tokens.c
-        query = select(api_tokens).where(t.hash == hashed(secret), ~t.revoked, (t.expires.is_(None)) | (t.expires > at))
         with read(self._engine) as connection:
-            row = connection.execute(query).one_or_none()
-            user = None if row is None else connection.execute(select(users).where(users.c.id == row.user_id)).one()
-        if row is None or user is None or not user.active:
+            row = connection.execute(OF_TOKEN, {"hash": hashed(secret), "now": at}).one_or_none()
+        if row is None:
             return None
         if row.used is None or row.used < at - SEEN_SECONDS:
             with write(self._engine) as connection:
-                connection.execute(update(api_tokens).where(t.id == row.id).values(used=at))
-        return user_from(user), Token(row.id, row.name, tuple(json.loads(row.scopes)), row.created, row.expires, at)
+                connection.execute(update(api_tokens).where(api_tokens.c.id == row.token_id).values(used=at))
+        scopes = tuple(json.loads(row.scopes))
+        return user_from(row), Token(row.token_id, row.token_name, scopes, row.issued, row.expires, at)
 
     def tokens(self, user: str) -> list[Token]:
         """A user's tokens that are not revoked."""

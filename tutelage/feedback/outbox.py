@@ -35,11 +35,12 @@ MOST_ATTEMPTS = 50  # of a delivery's log; replays can make more than there are 
 LONGEST_WAIT = 86_400.0  # seconds that a receiver's Retry-After may ask for
 SECRET_BYTES = 32
 Delivered = Literal["delivered", "waiting", "given up"]
+LISTENING = select(webhooks.c.id, webhooks.c.events).where(webhooks.c.active)
 
 
 def announce(connection: Connection, event: Event, **data: Any) -> None:
     """Tell every webhook that wants this event, in the caller's transaction. `data`: ids and figures, no texts."""
-    hooks = connection.execute(select(webhooks.c.id, webhooks.c.events).where(webhooks.c.active)).all()
+    hooks = connection.execute(LISTENING).all()
     wanted = [hook.id for hook in hooks if event in (json.loads(hook.events) or EVENTS)]
     if wanted:
         _queue(connection, wanted, event, data)

@@ -106,4 +106,9 @@ def room_of(request: Request) -> Room:
     return found
 
 
-TheRoom = Annotated[Room, Depends(room_of)]
+async def _room(request: Request) -> Room:
+    """`room_of` for routes: what is not `async` waits for a thread, and this one waits for nothing."""
+    return room_of(request)
+
+
+TheRoom = Annotated[Room, Depends(_room)]
