@@ -99,7 +99,7 @@ def store_answer(connection: Connection, submitted: Submission, given: Row[Any],
     role = _role(connection, given, at) if before is None else before.role
     seconds = bounded(submitted.seconds, at - given.since)
     labels = labels_of(connection, given, spec.kind, answer, seconds) if given.purpose == "ask" else []
-    rows.insert(connection, labels)
+    rows.insert(connection, labels, known={given.prompt_id, *json.loads(given.completions)})
     row = {
         "id": new_id(),
         "item_id": given.item_id,
@@ -264,8 +264,9 @@ def announce_saved(connection: Connection, rater: str, made: Saved) -> None:
     """Tell webhooks of an answer that was stored, and of the batch where it was the last one."""
     if made.again:
         return
-    announce(connection, "label.saved" if made.revision == 1 else "label.revised", **told(rater, made))
-    if made.revision == 1 and made.role == "wanted" and not connection.scalar(ANY_LEFT, {"batch": made.batch}):
+    heard = announce(connection, "label.saved" if made.revision == 1 else "label.revised", **told(rater, made))
+    maybe_last = heard and made.revision == 1 and made.role == "wanted"
+    if maybe_last and not connection.scalar(ANY_LEFT, {"batch": made.batch}):
         announce(connection, "batch.finished", batch=made.batch)
 
 

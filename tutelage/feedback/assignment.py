@@ -50,7 +50,6 @@ from tutelage.feedback.claiming import (
     take,
 )
 from tutelage.feedback.database import read
-from tutelage.feedback.group_commit import GroupCommit
 from tutelage.feedback.outbox import announce
 from tutelage.feedback.showing import handed, more_hopeful, offer, recent_answer
 from tutelage.feedback.store import Store
@@ -89,7 +88,7 @@ class Desk:
         self._engine, self._clock = store.engine, clock
         self._rng = rng or random.SystemRandom()
         self._batches = Batches(store, rng=rng)
-        self._writes = GroupCommit(store.engine)
+        self._writes = store.writes
 
     def open(self, spec: BatchSpec, items: Iterable[NewItem], author: str | None = None) -> Batch:
         """Make a batch of the items and put it up, as `Batches.open` does."""

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, bindparam, select, update
 
 from tutelage.errors import StudioError
 from tutelage.feedback.audit import record
-from tutelage.feedback.database import read, write
+from tutelage.feedback.database import read
 from tutelage.feedback.people import DAY, HASHER, HASHING, LONGEST_PASSWORD, User, hashed, user_from
 from tutelage.feedback.people_tables import api_tokens, sessions, users
 from tutelage.feedback.store import Store
@@ -80,7 +80,7 @@ class Entrance:
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`clock` tells seconds since 1970."""
-        self._engine, self._clock = store.engine, clock
+        self._engine, self._writes, self._clock = store.engine, store.writes, clock
         self._lasts, self._idle = session_days * DAY, idle_days * DAY
 
     def sign_in(self, login: str, password: str, *, address: str, agent: str = "", old: str = "") -> tuple[User, str]:
@@ -94,11 +94,11 @@ class Entrance:
             Limit(f"login:{login}", 20),
             Limit(f"address:{address}", 200),
         ]
-        with write(self._engine) as connection:
+        with self._writes.write() as connection:
             charge(connection, self._clock(), limits)
             row = connection.execute(select(users).where(users.c.login == login)).one_or_none()
         right = _matches(row.password if row is not None and row.active else NOBODY, password)
-        with write(self._engine) as connection:
+        with self._writes.write() as connection:
             if row is not None and row.active and right:
                 forgive(connection, limits)
                 record(connection, row.id, "sign-in", address=address)
@@ -108,18 +108,18 @@ class Entrance:
 
     def start(self, user: User, *, agent: str = "", old: str = "") -> str:
         """The token of a new session, for somebody who has just joined or changed their password."""
-        with write(self._engine) as connection:
+        with self._writes.write() as connection:
             return self._start(connection, user.id, agent, old)
 
     def check_password(self, user: User, password: str, *, address: str) -> None:
         """Raises StudioError 403 unless it is the user's password, 429 after too many tries."""
         limits = [Limit(f"check:{user.id}", 5)]
-        with write(self._engine) as connection:
+        with self._writes.write() as connection:
             charge(connection, self._clock(), limits)
             known = connection.scalar(select(users.c.password).where(users.c.id == user.id))
         if not _matches(known or NOBODY, password):
             raise StudioError("The password is wrong", 403)
-        with write(self._engine) as connection:
+        with self._writes.write() as connection:
             forgive(connection, limits)
 
     def user_of_session(self, token: str) -> User | None:
@@ -131,13 +131,13 @@ class Entrance:
         if row is None:
             return None
         if row.seen < at - SEEN_SECONDS:
-            with write(self._engine) as connection:
+            with self._writes.write() as connection:
                 connection.execute(update(sessions).where(sessions.c.hash == row.hash).values(seen=at))
         return user_from(row)
 
     def end(self, token: str) -> None:
         """Sign out."""
-        with write(self._engine) as connection:
+        with self._writes.write() as connection:
             connection.execute(sessions.delete().where(sessions.c.hash == hashed(token)))
 
     def sessions(self, user: str) -> list[Session]:
@@ -154,7 +154,7 @@ class Entrance:
         ended = sessions.delete().where(sessions.c.user_id == user)
         if session is not None:
             ended = ended.where(sessions.c.hash.startswith(session, autoescape=True))
-        with write(self._engine) as connection:
+        with self._writes.write() as connection:
             record(connection, by.id, "revoke-sessions", user)
             return connection.execute(ended).rowcount
 
@@ -173,7 +173,7 @@ class Entrance:
             "expires": None if days is None else self._clock() + days * DAY,
             "revoked": False,
         }
-        with write(self._engine) as connection:
+        with self._writes.write() as connection:
             connection.execute(api_tokens.insert(), [row])
             record(connection, by.id, "issue-token", str(row["id"]), scopes=list(scopes))
         return next(t for t in self.tokens(by.id) if t.id == row["id"]), secret
@@ -186,7 +186,7 @@ class Entrance:
         if row is None:
             return None
         if row.used is None or row.used < at - SEEN_SECONDS:
-            with write(self._engine) as connection:
+            with self._writes.write() as connection:
                 connection.execute(update(api_tokens).where(api_tokens.c.id == row.token_id).values(used=at))
         scopes = tuple(json.loads(row.scopes))
         return user_from(row), Token(row.token_id, row.token_name, scopes, row.issued, row.expires, at)
@@ -202,7 +202,7 @@ class Entrance:
         """Make a token void. Raises StudioError 404 where it is not the user's and they are no administrator."""
         t = api_tokens.c
         mine = (t.id == token,) if by.at_least("admin") else (t.id == token, t.user_id == by.id)
-        with write(self._engine) as connection:
+        with self._writes.write() as connection:
             if not connection.execute(update(api_tokens).where(*mine).values(revoked=True)).rowcount:
                 raise StudioError(f"There is no API token '{token}'", 404)
             record(connection, by.id, "revoke-token", token)

@@ -39,6 +39,10 @@ class GroupCommit:
         with self._turn:
             with self._counting:
                 self._waiting -= 1
+            if self._group is None and not self._waiting:  # nobody to share with
+                with write(self._engine) as connection:
+                    yield connection
+                return
             group = self._group = self._group or _Group(self._engine)
             try:
                 with explained(self._engine.url), group.connection.begin_nested():
