@@ -163,8 +163,8 @@ async def load(port: int, tokens: dict[str, str], items: int, think: float) -> t
 
 def serve(url: str, port: int, workers: int) -> subprocess.Popen[bytes]:
     """The studio in processes of its own, when it answers."""
-    code = f"import uvicorn; uvicorn.run('studio_load:made', factory=True, app_dir={str(Path(__file__).parent)!r}, "
-    code += f"host='127.0.0.1', port={port}, workers={workers}, log_level='warning', access_log=False)"
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from tutelage.studio.serving import run; "
+    code += f"run('studio_load:made', '127.0.0.1', {port}, {workers})"
     process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, STORE: url})
     for _ in range(6000):
         with socket.socket() as probe:

@@ -136,6 +136,9 @@ def test_a_batch_is_opened_paused_changed_and_closed(house, tmp_path):
     place = lead.post("/lead/batches/new", NEW | {"kind": "versus", "run": old, "other": new}).headers["location"]
     rater = house.person().user.id
     assert {t.split()[0] for t in house.room.desk.next(rater, place.rsplit("/", 1)[1]).texts} == {"old", "new"}
+    for k, texts in {"": ["old 0", "old 1", "old 2"], "2": ["old 0", "old 1"]}.items():  # three were sampled
+        place = lead.post("/lead/batches/new", NEW | {"kind": "ranking", "run": old, "k": k}).headers["location"]
+        assert sorted(house.room.desk.next(rater, place.rsplit("/", 1)[1]).texts) == texts
 
 
 @pytest.mark.parametrize(
@@ -144,6 +147,7 @@ def test_a_batch_is_opened_paused_changed_and_closed(house, tmp_path):
         ({"run": ""}, "Choose a sampling run"),
         ({"run": "sample-none"}, "sample-none"),
         ({"count": "0"}, "expected 1 to 100,000"),
+        ({"kind": "ranking", "k": "1"}, "A ranking is of 2 to 9 answers, not of &#39;1&#39;"),
         ({"overlap_share": "many"}, "overlap_share is &#39;many&#39;, expected a number"),
         ({"overlap_share": "250"}, "overlap_share: Input should be less than or equal to 1"),
         ({"deadline": "soon"}, "expected a date and a time"),
@@ -310,7 +314,8 @@ def test_bars_columns_and_steps():
 
 def test_days_without_answers_are_days_too():
     found = calendar({"2026-02-27": 3, "2026-03-02": 1})
-    assert found == {"2026-02-27": 3, "2026-02-28": 0, "2026-03-01": 0, "2026-03-02": 1}
+    assert list(found.items())[-4:] == [("2026-02-27", 3), ("2026-02-28", 0), ("2026-03-01", 0), ("2026-03-02", 1)]
+    assert (len(found), min(found), sum(found.values())) == (14, "2026-02-17", 4)  # one busy day is no block
     assert calendar({}) == {}
     assert min(calendar({"2025-01-01": 1, "2026-01-31": 2})) == "2026-01-02"
 

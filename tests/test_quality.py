@@ -71,6 +71,12 @@ def test_everything_at_once(project):
     assert ("dan", "first_shown") in moved
     assert [p.name for p in found.periods] == ["round 1", "round 2"]
     assert found.models.names == ("new", "old")
+    better, worse = found.models.wins  # every pair is of the two, so one's wins are the other's losses
+    met = [(c.completions[i].source.model, c.prompt.id) for c in rest for i, j in c.pairs()]
+    assert better.rate == pytest.approx(sum(model == "new" for model, _ in met) / len(met))
+    assert better.rate == pytest.approx(1 - worse.rate)
+    assert better.n == worse.n == len({prompt for _, prompt in met})
+    assert better.low < better.rate < better.high
     assert found.published == PUBLISHED
 
 

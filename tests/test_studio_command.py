@@ -12,11 +12,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+import uvicorn
 
 from tutelage.cli import run
 from tutelage.feedback.store import Store
 from tutelage.project import Project
-from tutelage.studio.serving import Serving, first_token
+from tutelage.studio.serving import Serving, first_token, shared_socket
 
 PASSWORD = "a long enough one"
 
@@ -78,6 +79,13 @@ def test_from_an_empty_folder_to_an_administrator(tmp_path: Path, workers: int) 
         assert "Traceback" not in rest
     serving = Serving(store=str(tmp_path / "tutelage.db"), project=tmp_path, config=tmp_path / "tutelage.yaml")
     assert first_token(serving) is None, "there is an administrator now"
+
+
+def test_what_several_processes_answer_leaves_at_once() -> None:
+    with shared_socket(uvicorn.Config("none", host="127.0.0.1", port=0)) as shared:
+        shared.listen()
+        with socket.create_connection(shared.getsockname()), shared.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
 
 
 def test_a_port_that_is_taken_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

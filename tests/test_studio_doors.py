@@ -12,6 +12,8 @@ import pytest
 import studio_api
 from studio_api import House
 
+from tutelage.feedback.people import Role
+
 ANYBODY, RATER, LEAD, ADMIN, EXPORTER = "anybody", "rater", "lead", "admin", "exporter"
 DOORS: dict[str, str] = {
     "GET /api/openapi.json": ANYBODY,
@@ -232,9 +234,10 @@ def test_a_backup_is_for_administrators(house: House, who: str) -> None:
     assert ("attachment" in answer.headers.get("content-disposition", "")) == (who == "admin")
 
 
-def test_no_unsafe_door_opens_without_the_pages_token(house: House) -> None:
+@pytest.mark.parametrize("who", ["rater", "rater who exports", "lead", "admin"])
+def test_no_unsafe_door_opens_without_the_pages_token(house: House, who: str) -> None:
     """CSRF: a session alone, from a foreign page or without the token, changes nothing, for any role."""
-    session = sessions(house)["admin"]
+    session = sessions(house)[who]
     for door in DOORS:
         method, path = door.split()
         if method == "GET":
@@ -265,19 +268,21 @@ def test_every_answer_has_the_strict_headers(house: House) -> None:
             assert headers["cache-control"] == "no-store", door
 
 
-def test_a_session_is_fresh_at_sign_in(house: House) -> None:
+@pytest.mark.parametrize("role", ["rater", "lead", "admin"])
+def test_a_session_is_fresh_at_sign_in(house: House, role: Role) -> None:
     """Fixation: the session that a browser had before signing in is not the one it has afterwards."""
-    invitation, token = house.room.people.invite(next(iter(house.room.people.all())), "rater")
-    user = house.room.people.join(token, login="fix.ation", name="F", password="a long password")
+    invitation, token = house.room.people.invite(next(iter(house.room.people.all())), role)
+    login = f"fix.ation.{role}"
+    user = house.room.people.join(token, login=login, name="F", password="a long password")
     planted = house.room.entrance.start(user)
     house.client.cookies.clear()
     house.client.cookies.set("tutelage_session", planted)
     headers = {"origin": "http://studio.test", "x-csrf-token": house.room.csrf.token(planted)}
-    form = {"login": "fix.ation", "password": "a long password"}
+    form = {"login": login, "password": "a long password"}
     answer = house.client.post("/sign-in", data=form, headers=headers)
     fresh = answer.cookies["tutelage_session"]
     assert answer.status_code == 303
     assert fresh != planted
     assert house.room.entrance.user_of_session(planted) is None
     assert house.room.entrance.user_of_session(fresh) is not None
-    assert invitation.role == "rater"
+    assert invitation.role == user.role == role

@@ -176,8 +176,9 @@ def _brief(rate: "Rate | None") -> str | None:
 
 def _models(models: "Models") -> Iterator[Any]:
     """Which model is liked best, and whether by everybody."""
-    by_strength = sorted(zip(models.fitted.strengths, models.names, strict=True), reverse=True)
-    yield table("\nModels, by strength in nats", ["model", "strength"], [(n, f"{s:+.2f}") for s, n in by_strength])
+    by_strength = sorted(zip(models.fitted.strengths, models.names, models.wins, strict=True), reverse=True)
+    lines = [(name, _brief(wins), f"{strength:+.2f}") for strength, name, wins in by_strength]
+    yield table("\nModels", ["model", "wins", "strength in nats"], lines)
     if models.two_tastes is not None:
         two = models.two_tastes
         gain = models.one_taste.criterion - two.criterion

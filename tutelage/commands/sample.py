@@ -42,5 +42,5 @@ def sample(
     """
     opened = Project.open(project, config)
     made, questions = opened.sample(settings, model=run, prompts=prompts, completions=completions)
-    text = f"{made.id}: {questions} questions to rank.\nNext: tutelage label"
+    text = f"{made.id}: {questions} questions to rank.\nNext: tutelage label, tutelage studio"
     return Answer(text, {"run": made.id, "path": str(made.path), "questions": questions})

@@ -8,10 +8,9 @@ from tutelage.errors import StudioError
 from tutelage.feedback import rows
 from tutelage.feedback.answering import ADD_ANSWER, check_fit, labels_of, saved, withdraw
 from tutelage.feedback.audit import record
-from tutelage.feedback.database import write
 from tutelage.feedback.outbox import announce
 from tutelage.feedback.store import Store
-from tutelage.feedback.work import LONGEST_TEXT, BatchSpec, Ranked, Rated, Saved
+from tutelage.feedback.work import LONGEST_TEXT, Ranked, Rated, Saved, spec_of
 from tutelage.feedback.work_tables import answers, batches, remarks, work_items
 from tutelage.records import new_id, now
 
@@ -20,21 +19,21 @@ class Adjudication:
     """Comments, remarks and decisions of a store. Safe to share between threads and processes."""
 
     def __init__(self, store: Store) -> None:
-        self._engine = store.engine
+        self._writes = store.writes
 
     def comment(self, user: str, item: str, text: str) -> None:
         """Add to the discussion of an item. Raises StudioError: 404 for no such item, 422 for no text, or too much."""
         if not 1 <= len(text.strip()) <= LONGEST_TEXT:
             raise StudioError(f"A comment has 1 to {LONGEST_TEXT:,} characters", 422)
         row = {"item_id": item, "user_id": user, "kind": "comment", "text": text.strip(), "created": now().isoformat()}
-        with write(self._engine) as connection:
+        with self._writes.write() as connection:
             if not connection.scalar(select(func.count()).where(work_items.c.id == item)):
                 raise StudioError(f"There is no item '{item}'", 404)
             connection.execute(remarks.insert(), [row | {"settled": False}])
 
     def settle(self, user: str, remark: int, *, settled: bool = True) -> str:
         """Mark a skip or flag as seen to, or as open again. Returns its item. StudioError 404 for no such remark."""
-        with write(self._engine) as connection:
+        with self._writes.write() as connection:
             item = connection.scalar(select(remarks.c.item_id).where(remarks.c.n == remark))
             if item is None:
                 raise StudioError(f"There is no remark {remark}", 404)
@@ -49,7 +48,7 @@ class Adjudication:
         StudioError: 404 for no such item, 409 for a check, 422 for an answer that does not fit.
         """
         a, w = answers.c, work_items.c
-        with write(self._engine) as connection:
+        with self._writes.write() as connection:
             query = (
                 select(w.batch_id, w.prompt_id, w.completions, w.purpose, batches.c.spec)
                 .join(batches, batches.c.id == w.batch_id)
@@ -60,7 +59,7 @@ class Adjudication:
                 raise StudioError(f"There is no item '{item}'", 404)
             if row.purpose != "ask":
                 raise StudioError("This item is a check of raters: it has nothing to decide", 409)
-            spec, k = BatchSpec.model_validate_json(row.spec), len(json.loads(row.completions))
+            spec, k = spec_of(row.spec), len(json.loads(row.completions))
             check_fit(spec, answer, k)
             mine = (a.item_id == item, a.rater_id == user, a.role == "adjudication")
             before = connection.execute(select(answers).where(*mine, a.standing == true())).one_or_none()

@@ -27,6 +27,7 @@ from tutelage.feedback.work import (
     Standing,
     Written,
     in_order,
+    spec_of,
 )
 from tutelage.feedback.work_tables import answers, batches, drafts, leases, work_items
 from tutelage.records import Comparison, Completion, Demonstration, Rating, Source, new_id, now
@@ -85,7 +86,7 @@ def store_answer(connection: Connection, submitted: Submission, given: Row[Any],
 
     Raises StudioError 422 for an answer that does not fit the item.
     """
-    spec, shown = BatchSpec.model_validate_json(given.spec), tuple(json.loads(given.shown))
+    spec, shown = spec_of(given.spec), tuple(json.loads(given.shown))
     check_fit(spec, submitted.answer, len(shown))
     answer = in_order(submitted.answer, shown)
     keys = {"item": given.item_id, "rater": given.rater_id}
@@ -98,7 +99,7 @@ def store_answer(connection: Connection, submitted: Submission, given: Row[Any],
     role = _role(connection, given, at) if before is None else before.role
     seconds = bounded(submitted.seconds, at - given.since)
     labels = labels_of(connection, given, spec.kind, answer, seconds) if given.purpose == "ask" else []
-    rows.insert(connection, labels)
+    rows.insert(connection, labels, known={given.prompt_id, *json.loads(given.completions)})
     row = {
         "id": new_id(),
         "item_id": given.item_id,
@@ -147,7 +148,7 @@ def reopen(connection: Connection, answer: Row[Any], given: Row[Any], at: float)
     """
     withdraw(connection, answer)
     seated = answer.role == "wanted"
-    until: float = at + BatchSpec.model_validate_json(given.spec).lease_seconds if seated else at
+    until: float = at + spec_of(given.spec).lease_seconds if seated else at
     keys = {"item": given.item_id, "rater": given.rater_id}
     connection.execute(SET_LEASE, keys | {"new_state": "held" if seated else "lapsed", "new_until": until})
     if seated and given.purpose == "ask":
@@ -263,8 +264,9 @@ def announce_saved(connection: Connection, rater: str, made: Saved) -> None:
     """Tell webhooks of an answer that was stored, and of the batch where it was the last one."""
     if made.again:
         return
-    announce(connection, "label.saved" if made.revision == 1 else "label.revised", **told(rater, made))
-    if made.revision == 1 and made.role == "wanted" and not connection.scalar(ANY_LEFT, {"batch": made.batch}):
+    heard = announce(connection, "label.saved" if made.revision == 1 else "label.revised", **told(rater, made))
+    maybe_last = heard and made.revision == 1 and made.role == "wanted"
+    if maybe_last and not connection.scalar(ANY_LEFT, {"batch": made.batch}):
         announce(connection, "batch.finished", batch=made.batch)
 
 

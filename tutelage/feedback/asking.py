@@ -8,8 +8,10 @@ from tutelage.questions import Question
 from tutelage.records import Prompt
 
 
-def from_questions(questions: Iterable[Question], kind: Kind) -> Iterator[NewItem]:
+def from_questions(questions: Iterable[Question], kind: Kind, k: int | None = None) -> Iterator[NewItem]:
     """Items of questions: a comparison of the first two completions, a ranking of all, one item each to rate or edit.
+
+    `k` is the most completions of a ranking; None for all.
 
     Raises StudioError 422 for work that is not about completions, or that needs two models.
     """
@@ -18,7 +20,7 @@ def from_questions(questions: Iterable[Question], kind: Kind) -> Iterator[NewIte
             case "comparison":
                 yield NewItem(prompt=question.prompt, completions=question.completions[:2])
             case "ranking":
-                yield NewItem(prompt=question.prompt, completions=question.completions)
+                yield NewItem(prompt=question.prompt, completions=question.completions[:k])
             case "rating" | "edit":
                 yield from (NewItem(prompt=question.prompt, completions=(c,)) for c in question.completions)
             case "demonstration" | "chat":

@@ -1,9 +1,9 @@
 """Which question to ask whom next, and what became of the answer.
 
-A rater holds one item, or as many as their page reads ahead. A claim is one write transaction; so is an answer, which
-adds its labels to the store in the same one: what `submit` returned is on the disk. Seats: of every item there are
-`wanted` seats; answers that stand and leases that run take one each, and never are more taken than there are. An answer
-that comes after its lease ended and its seat went to somebody else is kept as an extra label.
+A rater holds one item, or as many as their page reads ahead. A claim is one write; so is an answer, which adds its
+labels to the store in the same one: what `submit` returned is on the disk. Seats: of every item there are `wanted`
+seats; answers that stand and leases that run take one each, and never are more taken than there are. An answer that
+comes after its lease ended and its seat went to somebody else is kept as an extra label.
 
     desk = Desk(store)
     batch = desk.open(BatchSpec(name="films", kind="comparison"), from_questions(questions, "comparison"))
@@ -13,10 +13,8 @@ that comes after its lease ended and its seat went to somebody else is kept as a
 """
 
 import random
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, select, true
@@ -51,11 +49,23 @@ from tutelage.feedback.claiming import (
     has_seat,
     take,
 )
-from tutelage.feedback.database import read, write
+from tutelage.feedback.database import read
 from tutelage.feedback.outbox import announce
 from tutelage.feedback.showing import handed, more_hopeful, offer, recent_answer
 from tutelage.feedback.store import Store
-from tutelage.feedback.work import LONGEST_TEXT, Answer, Batch, BatchSpec, Held, NewItem, Nothing, Offer, Recent, Saved
+from tutelage.feedback.work import (
+    LONGEST_TEXT,
+    Answer,
+    Batch,
+    BatchSpec,
+    Held,
+    NewItem,
+    Nothing,
+    Offer,
+    Recent,
+    Saved,
+    spec_of,
+)
 from tutelage.feedback.work_tables import answers, drafts, remarks
 from tutelage.records import now
 
@@ -78,7 +88,7 @@ class Desk:
         self._engine, self._clock = store.engine, clock
         self._rng = rng or random.SystemRandom()
         self._batches = Batches(store, rng=rng)
-        self._turn = threading.Lock()  # threads wait in line here, not by SQLite's polling; it is the only use
+        self._writes = store.writes
 
     def open(self, spec: BatchSpec, items: Iterable[NewItem], author: str | None = None) -> Batch:
         """Make a batch of the items and put it up, as `Batches.open` does."""
@@ -92,7 +102,7 @@ class Desk:
         """
         if len(besides) > MOST_AHEAD:
             raise StudioError(f"A page may have {MOST_AHEAD} items in hand, not {len(besides)}: answer some first", 422)
-        with self._write() as connection:
+        with self._writes.write() as connection:
             at = self._clock()
             held = self._still_held(connection, rater, batch, besides, at)
             if held is not None:
@@ -125,12 +135,12 @@ class Desk:
 
     def renew(self, rater: str, *items: str) -> list[float | None]:
         """Keep items for another lease. Returns until when; None where somebody else has taken the seat."""
-        with self._write() as connection:
+        with self._writes.write() as connection:
             return [self._renewed(connection, _given(connection, rater, item), self._clock()) for item in items]
 
     def give_back(self, rater: str, *items: str) -> None:
         """Let go of items that the rater's page had read ahead: others may have them. A late answer is still taken."""
-        with self._write() as connection:
+        with self._writes.write() as connection:
             for item in items:
                 given = _given(connection, rater, item)
                 if given.state == "held":
@@ -147,7 +157,7 @@ class Desk:
             raise StudioError(
                 f"The key of a submission has 1 to {LONGEST_KEY} characters; this one has {len(key)}", 422
             )
-        with self._write() as connection:
+        with self._writes.write() as connection:
             known = connection.execute(BY_KEY, {"rater": rater, "item": key}).one_or_none()
             if known is not None:
                 if known.item_id != item:
@@ -163,7 +173,7 @@ class Desk:
         latest = select(answers).where(*_own(rater))
         if batch is not None:
             latest = latest.where(answers.c.batch_id == batch)
-        with self._write() as connection:
+        with self._writes.write() as connection:
             last = connection.execute(latest.order_by(answers.c.n.desc()).limit(1)).one_or_none()
             if last is None:
                 return None
@@ -171,14 +181,14 @@ class Desk:
 
     def take_back(self, rater: str, item: str) -> Held:
         """Take the answer to one item back and put it into the rater's hands again; a second time changes nothing."""
-        with self._write() as connection:
+        with self._writes.write() as connection:
             given = _given(connection, rater, item)
             last = connection.execute(LATEST, {"item": item, "rater": rater}).one_or_none()
             return handed(connection, given) if last is None or not last.standing else self._take_back(connection, last)
 
     def skip(self, rater: str, item: str, reason: str) -> None:
         """Give an item back for good: it is never offered to this rater again. An answer that stands is kept."""
-        with self._write() as connection:
+        with self._writes.write() as connection:
             if _given(connection, rater, item).state == "answered":
                 raise StudioError("This item is answered: undo the answer first", 409)
             keys = {"item": item, "rater": rater}
@@ -188,7 +198,7 @@ class Desk:
 
     def flag(self, rater: str, item: str, text: str) -> None:
         """Tell the leads of something about an item. It changes nothing for the rater, who goes on."""
-        with self._write() as connection:
+        with self._writes.write() as connection:
             _given(connection, rater, item)
             _remark(connection, rater, item, "flag", text)
 
@@ -196,7 +206,7 @@ class Desk:
         """Keep what the page holds so far, as JSON; the last one wins, and an answer ends it."""
         if len(body) > LONGEST_TEXT:
             raise StudioError(f"A draft has up to {LONGEST_TEXT:,} characters; this one has {len(body):,}", 422)
-        with self._write() as connection:
+        with self._writes.write() as connection:
             _given(connection, rater, item)
             insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
             row = insert(drafts).values(item_id=item, rater_id=rater, body=body, saved=self._clock())
@@ -220,11 +230,6 @@ class Desk:
             mine = [claim for claim in claims if claim.spec.raters is None or rater in claim.spec.raters]
             return [offer(claim) for claim in mine]
 
-    @contextmanager
-    def _write(self) -> Iterator[Connection]:
-        with self._turn, write(self._engine) as connection:
-            yield connection
-
     def _open_batches(self, connection: Connection, batch: str | None) -> list[Row[Any]]:
         if batch is None:
             return list(connection.execute(BATCHES))
@@ -236,7 +241,7 @@ class Desk:
     def _claim(
         self, connection: Connection, row: Row[Any], rater: str, at: float, besides: Sequence[str] = ()
     ) -> Claim:
-        return Claim(connection, row.id, BatchSpec.model_validate_json(row.spec), rater, at, self._rng, besides)
+        return Claim(connection, row.id, spec_of(row.spec), rater, at, self._rng, besides)
 
     def _still_held(
         self, connection: Connection, rater: str, batch: str | None, besides: Sequence[str], at: float
@@ -268,7 +273,7 @@ class Desk:
         running = given.state == "held" and given.until > at
         if not running and not has_seat(connection, given.item_id, given.rater_id, at):
             return None
-        until = at + BatchSpec.model_validate_json(given.spec).lease_seconds
+        until = at + spec_of(given.spec).lease_seconds
         keys = {"item": given.item_id, "rater": given.rater_id}
         connection.execute(SET_LEASE, keys | {"new_state": "held", "new_until": until})
         return until

@@ -15,7 +15,7 @@ from tutelage.feedback.audit import record
 from tutelage.feedback.database import read, write
 from tutelage.feedback.outbox import announce
 from tutelage.feedback.store import CHUNK, Store
-from tutelage.feedback.work import LONGEST_TEXT, Batch, BatchSpec, NewItem, State
+from tutelage.feedback.work import LONGEST_TEXT, Batch, BatchSpec, NewItem, State, spec_of
 from tutelage.feedback.work_tables import answers, batches, guidelines, leases, work_items
 from tutelage.records import content_id, new_id, now
 
@@ -254,7 +254,7 @@ def spread(priorities: Mapping[str, float], begin: float) -> dict[str, float]:
 
 def batch_from(row: Row[Any]) -> Batch:
     """A batch from its row."""
-    return Batch(row.id, BatchSpec.model_validate_json(row.spec), row.state, row.created, row.author)
+    return Batch(row.id, spec_of(row.spec), row.state, row.created, row.author)
 
 
 def _found(connection: Connection, batch: str) -> Batch:

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import BindParameter, Connection, Double, Row, String, bindparam, exists, func, select, true
 from sqlalchemy.dialects import postgresql, sqlite
 
-from tutelage.feedback.work import BatchSpec, Kind, Nothing
+from tutelage.feedback.work import BatchSpec, Kind, Nothing, spec_of
 from tutelage.feedback.work_tables import answers, batches, leases, work_items
 from tutelage.records import new_id
 
@@ -162,7 +162,7 @@ class Claim:
         asked = self.connection.scalar(TEST, values) or 0
         if (self.connection.scalar(TAKEN_TEST, values) or 0) < asked:
             return None
-        spec = BatchSpec.model_validate_json(self.connection.execute(BATCH_OF, {"batch": test}).one().spec)
+        spec = spec_of(self.connection.execute(BATCH_OF, {"batch": test}).one().spec)
         return bool((self.connection.scalar(SCORES, values) or 0.0) >= (spec.pass_mark or 0.0) * asked - 1e-9)
 
     def _one(self, query: Any) -> Row[Any] | None:

@@ -18,11 +18,11 @@ from tutelage.errors import StudioError
 from tutelage.feedback import rows
 from tutelage.feedback.answering import GIVEN, SET_LEASE, SET_SEATS
 from tutelage.feedback.claiming import ITEM, RATER, has_seat
-from tutelage.feedback.database import read, write
+from tutelage.feedback.database import read
 from tutelage.feedback.outbox import announce
 from tutelage.feedback.people import annotator_of
 from tutelage.feedback.store import Store
-from tutelage.feedback.work import BatchSpec
+from tutelage.feedback.work import spec_of
 from tutelage.feedback.work_tables import turns
 from tutelage.records import Comparison, Completion, Message, Prompt
 
@@ -75,7 +75,7 @@ class Conversations:
 
     def __init__(self, store: Store, *, clock: Callable[[], float] = time.time) -> None:
         """`clock` tells seconds since 1970."""
-        self._engine, self._clock = store.engine, clock
+        self._engine, self._writes, self._clock = store.engine, store.writes, clock
 
     def of(self, rater: str, item: str) -> Conversation:
         """The rater's conversation about an item that was given to them."""
@@ -87,7 +87,7 @@ class Conversations:
 
         Raises StudioError 409 where the conversation has gone on meanwhile, as in another tab.
         """
-        with write(self._engine) as connection:
+        with self._writes.write() as connection:
             given = _given(connection, rater, item)
             here = _conversation(connection, given)
             if here.closed or here.texts or here.messages != prompt.messages[: len(here.messages)]:
@@ -105,7 +105,7 @@ class Conversations:
         The same turn again with the same key stores nothing. Raises StudioError 409 for a turn that was chosen already
         or does not exist.
         """
-        with write(self._engine) as connection:
+        with self._writes.write() as connection:
             given = _given(connection, rater, item)
             row = next((t for t in _turns(connection, given) if t.number == number), None)
             if row is not None and row.chosen is not None and row.key == key:
@@ -133,7 +133,7 @@ class Conversations:
 
     def close(self, rater: str, item: str) -> Conversation:
         """End the conversation. Raises StudioError 409 where nothing was chosen yet: such an item is skipped."""
-        with write(self._engine) as connection:
+        with self._writes.write() as connection:
             given = _given(connection, rater, item)
             here = _conversation(connection, given)
             if here.closed:
@@ -156,7 +156,7 @@ class Conversations:
 
 def _given(connection: Connection, rater: str, item: str) -> Row[Any]:
     row = connection.execute(GIVEN, {"item": item, "rater": rater}).one_or_none()
-    if row is None or BatchSpec.model_validate_json(row.spec).kind != "chat":
+    if row is None or spec_of(row.spec).kind != "chat":
         raise StudioError(f"The conversation '{item}' was not given to you: ask for the next one", 404)
     return row
 
@@ -191,6 +191,6 @@ def _conversation(connection: Connection, given: Row[Any]) -> Conversation:
         messages=messages,
         texts=texts,
         number=number,
-        most=BatchSpec.model_validate_json(given.spec).turns,
+        most=spec_of(given.spec).turns,
         closed=given.state == "answered",
     )

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from tutelage.errors import StudioError
 from tutelage.feedback.audit import record
-from tutelage.feedback.database import read, write
+from tutelage.feedback.database import read
 from tutelage.feedback.people import DAY, HASHER, HASHING, LONGEST_PASSWORD, User, hashed, user_from
 from tutelage.feedback.people_tables import api_tokens, sessions, users
 from tutelage.feedback.store import Store
@@ -24,6 +24,24 @@ from tutelage.records import new_id, now
 
 SEEN_SECONDS = 600.0  # how exactly it is known when a session was used last
 NOBODY = HASHER.hash("nobody has this password")  # checked where there is no such user, so that both take as long
+OF_SESSION = (  # who is signed in
+    select(users, sessions.c.seen, sessions.c.hash)
+    .join(sessions, sessions.c.user_id == users.c.id)
+    .where(sessions.c.hash == bindparam("hash"), sessions.c.expires > bindparam("now"))
+    .where(sessions.c.seen > bindparam("used_after"), users.c.active)
+)
+OF_TOKEN = (  # whose token it is, and the token
+    select(
+        users,
+        api_tokens.c.id.label("token_id"),
+        api_tokens.c.name.label("token_name"),
+        api_tokens.c.created.label("issued"),
+        *(api_tokens.c[name] for name in ("scopes", "expires", "used")),
+    )
+    .join(api_tokens, api_tokens.c.user_id == users.c.id)
+    .where(api_tokens.c.hash == bindparam("hash"), ~api_tokens.c.revoked, users.c.active)
+    .where(api_tokens.c.expires.is_(None) | (api_tokens.c.expires > bindparam("now")))
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +80,7 @@ class Entrance:
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`clock` tells seconds since 1970."""
-        self._engine, self._clock = store.engine, clock
+        self._engine, self._writes, self._clock = store.engine, store.writes, clock
         self._lasts, self._idle = session_days * DAY, idle_days * DAY
 
     def sign_in(self, login: str, password: str, *, address: str, agent: str = "", old: str = "") -> tuple[User, str]:
@@ -76,11 +94,11 @@ class Entrance:
             Limit(f"login:{login}", 20),
             Limit(f"address:{address}", 200),
         ]
-        with write(self._engine) as connection:
+        with self._writes.write() as connection:
             charge(connection, self._clock(), limits)
             row = connection.execute(select(users).where(users.c.login == login)).one_or_none()
         right = _matches(row.password if row is not None and row.active else NOBODY, password)
-        with write(self._engine) as connection:
+        with self._writes.write() as connection:
             if row is not None and row.active and right:
                 forgive(connection, limits)
                 record(connection, row.id, "sign-in", address=address)
@@ -90,37 +108,36 @@ class Entrance:
 
     def start(self, user: User, *, agent: str = "", old: str = "") -> str:
         """The token of a new session, for somebody who has just joined or changed their password."""
-        with write(self._engine) as connection:
+        with self._writes.write() as connection:
             return self._start(connection, user.id, agent, old)
 
     def check_password(self, user: User, password: str, *, address: str) -> None:
         """Raises StudioError 403 unless it is the user's password, 429 after too many tries."""
         limits = [Limit(f"check:{user.id}", 5)]
-        with write(self._engine) as connection:
+        with self._writes.write() as connection:
             charge(connection, self._clock(), limits)
             known = connection.scalar(select(users.c.password).where(users.c.id == user.id))
         if not _matches(known or NOBODY, password):
             raise StudioError("The password is wrong", 403)
-        with write(self._engine) as connection:
+        with self._writes.write() as connection:
             forgive(connection, limits)
 
     def user_of_session(self, token: str) -> User | None:
         """Who is signed in with this token; None where the session is unknown or has ended."""
         at = self._clock()
-        query = select(users, sessions.c.seen, sessions.c.hash).join(sessions, sessions.c.user_id == users.c.id)
-        valid = (sessions.c.expires > at, sessions.c.seen > at - self._idle, users.c.active)
+        values = {"hash": hashed(token), "now": at, "used_after": at - self._idle}
         with read(self._engine) as connection:
-            row = connection.execute(query.where(sessions.c.hash == hashed(token), *valid)).one_or_none()
+            row = connection.execute(OF_SESSION, values).one_or_none()
         if row is None:
             return None
         if row.seen < at - SEEN_SECONDS:
-            with write(self._engine) as connection:
+            with self._writes.write() as connection:
                 connection.execute(update(sessions).where(sessions.c.hash == row.hash).values(seen=at))
         return user_from(row)
 
     def end(self, token: str) -> None:
         """Sign out."""
-        with write(self._engine) as connection:
+        with self._writes.write() as connection:
             connection.execute(sessions.delete().where(sessions.c.hash == hashed(token)))
 
     def sessions(self, user: str) -> list[Session]:
@@ -137,7 +154,7 @@ class Entrance:
         ended = sessions.delete().where(sessions.c.user_id == user)
         if session is not None:
             ended = ended.where(sessions.c.hash.startswith(session, autoescape=True))
-        with write(self._engine) as connection:
+        with self._writes.write() as connection:
             record(connection, by.id, "revoke-sessions", user)
             return connection.execute(ended).rowcount
 
@@ -156,7 +173,7 @@ class Entrance:
             "expires": None if days is None else self._clock() + days * DAY,
             "revoked": False,
         }
-        with write(self._engine) as connection:
+        with self._writes.write() as connection:
             connection.execute(api_tokens.insert(), [row])
             record(connection, by.id, "issue-token", str(row["id"]), scopes=list(scopes))
         return next(t for t in self.tokens(by.id) if t.id == row["id"]), secret
@@ -164,17 +181,15 @@ class Entrance:
     def user_of_token(self, secret: str) -> tuple[User, Token] | None:
         """Whose token this is, and the token; None where it is unknown, expired or revoked."""
         at = self._clock()
-        t = api_tokens.c
-        query = select(api_tokens).where(t.hash == hashed(secret), ~t.revoked, (t.expires.is_(None)) | (t.expires > at))
         with read(self._engine) as connection:
-            row = connection.execute(query).one_or_none()
-            user = None if row is None else connection.execute(select(users).where(users.c.id == row.user_id)).one()
-        if row is None or user is None or not user.active:
+            row = connection.execute(OF_TOKEN, {"hash": hashed(secret), "now": at}).one_or_none()
+        if row is None:
             return None
         if row.used is None or row.used < at - SEEN_SECONDS:
-            with write(self._engine) as connection:
-                connection.execute(update(api_tokens).where(t.id == row.id).values(used=at))
-        return user_from(user), Token(row.id, row.name, tuple(json.loads(row.scopes)), row.created, row.expires, at)
+            with self._writes.write() as connection:
+                connection.execute(update(api_tokens).where(api_tokens.c.id == row.token_id).values(used=at))
+        scopes = tuple(json.loads(row.scopes))
+        return user_from(row), Token(row.token_id, row.token_name, scopes, row.issued, row.expires, at)
 
     def tokens(self, user: str) -> list[Token]:
         """A user's tokens that are not revoked."""
@@ -187,7 +202,7 @@ class Entrance:
         """Make a token void. Raises StudioError 404 where it is not the user's and they are no administrator."""
         t = api_tokens.c
         mine = (t.id == token,) if by.at_least("admin") else (t.id == token, t.user_id == by.id)
-        with write(self._engine) as connection:
+        with self._writes.write() as connection:
             if not connection.execute(update(api_tokens).where(*mine).values(revoked=True)).rowcount:
                 raise StudioError(f"There is no API token '{token}'", 404)
             record(connection, by.id, "revoke-token", token)

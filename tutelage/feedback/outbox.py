@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Row, delete, func, select, update
 
 from tutelage.errors import StudioError
 from tutelage.feedback.audit import record
-from tutelage.feedback.database import read, write
+from tutelage.feedback.database import read
 from tutelage.feedback.people_tables import deliveries, webhooks
 from tutelage.feedback.store import Store
 from tutelage.records import new_id, now
@@ -35,14 +35,19 @@ MOST_ATTEMPTS = 50  # of a delivery's log; replays can make more than there are 
 LONGEST_WAIT = 86_400.0  # seconds that a receiver's Retry-After may ask for
 SECRET_BYTES = 32
 Delivered = Literal["delivered", "waiting", "given up"]
+LISTENING = select(webhooks.c.id, webhooks.c.events).where(webhooks.c.active)
 
 
-def announce(connection: Connection, event: Event, **data: Any) -> None:
-    """Tell every webhook that wants this event, in the caller's transaction. `data`: ids and figures, no texts."""
-    hooks = connection.execute(select(webhooks.c.id, webhooks.c.events).where(webhooks.c.active)).all()
+def announce(connection: Connection, event: Event, **data: Any) -> bool:
+    """Tell every webhook that wants this event, in the caller's transaction. `data`: ids and figures, no texts.
+
+    Returns whether there is any webhook, of this event or another: without one nothing more needs to be found out.
+    """
+    hooks = connection.execute(LISTENING).all()
     wanted = [hook.id for hook in hooks if event in (json.loads(hook.events) or EVENTS)]
     if wanted:
         _queue(connection, wanted, event, data)
+    return bool(hooks)
 
 
 def _queue(connection: Connection, hooks: Sequence[str], event: Event, data: dict[str, Any]) -> None:
@@ -125,7 +130,7 @@ class Outbox:
 
     def __init__(self, store: Store, *, clock: Callable[[], float] = time.time) -> None:
         """`clock` tells seconds since 1970."""
-        self._engine, self._clock = store.engine, clock
+        self._engine, self._writes, self._clock = store.engine, store.writes, clock
 
     def add(self, by: str, url: str, events: Sequence[str] = ()) -> tuple[Webhook, str]:
         """A new webhook and its secret (`whsec_…`), which is told this once. The caller has checked the address.
@@ -144,7 +149,7 @@ class Outbox:
             "created": now().isoformat(),
             "active": True,
         }
-        with write(self._engine) as connection:
+        with self._writes.write() as connection:
             connection.execute(webhooks.insert(), [row])
             record(connection, by, "add-webhook", str(row["id"]), url=url, events=list(events))
             made = connection.execute(select(webhooks).where(webhooks.c.id == row["id"])).one()
@@ -157,13 +162,13 @@ class Outbox:
 
     def remove(self, by: str, webhook: str) -> None:
         """Turn a webhook off for good; its log stays. Raises StudioError 404 where there is none of that id."""
-        with write(self._engine) as connection:
+        with self._writes.write() as connection:
             self._turn_off(connection, webhook)
             record(connection, by, "remove-webhook", webhook)
 
     def test(self, webhook: str) -> None:
         """Send a `webhook.test` to one webhook. Raises StudioError 404 where there is no active one of that id."""
-        with write(self._engine) as connection:
+        with self._writes.write() as connection:
             hook = connection.execute(select(webhooks).where(webhooks.c.id == webhook)).one_or_none()
             if hook is None or not hook.active:
                 raise StudioError(f"There is no active webhook '{webhook}'", 404)
@@ -179,7 +184,7 @@ class Outbox:
 
     def replay(self, by: str, delivery: str) -> None:
         """Try a delivery again now, with all its attempts before it. Raises StudioError 404 where there is none."""
-        with write(self._engine) as connection:
+        with self._writes.write() as connection:
             changed = update(deliveries).where(deliveries.c.id == delivery).values(due=self._clock(), attempts=0)
             if not connection.execute(changed).rowcount:
                 raise StudioError(f"There is no delivery '{delivery}'", 404)
@@ -198,7 +203,7 @@ class Outbox:
         with read(self._engine) as connection:  # so that a studio with nothing to send takes no turn at writing
             if connection.execute(due.limit(1)).first() is None:
                 return []
-        with write(self._engine) as connection:
+        with self._writes.write() as connection:
             rows = connection.execute(due).all()
             held = deliveries.c.id.in_([row.id for row in rows])
             connection.execute(update(deliveries).where(held).values(due=moment + CLAIM_SECONDS))
@@ -219,7 +224,7 @@ class Outbox:
         made = Attempt(self._clock(), status, error[:500])
         values = {"attempts": parcel.attempts + 1, "status": status, "error": made.error, "due": due}
         this = deliveries.c.id == parcel.id
-        with write(self._engine) as connection:
+        with self._writes.write() as connection:
             before = json.loads(connection.scalar(select(deliveries.c.history).where(this)) or "[]")
             values["history"] = json.dumps([*before, asdict(made)][-MOST_ATTEMPTS:])
             connection.execute(update(deliveries).where(this).values(**values))
@@ -233,7 +238,7 @@ class Outbox:
         with read(self._engine) as connection:
             if not connection.execute(select(func.count()).select_from(deliveries).where(*old)).scalar_one():
                 return 0
-        with write(self._engine) as connection:
+        with self._writes.write() as connection:
             return int(connection.execute(delete(deliveries).where(*old)).rowcount)
 
     def _turn_off(self, connection: Connection, webhook: str) -> None:

@@ -18,7 +18,7 @@ from tutelage.feedback.choices import choices
 from tutelage.feedback.database import read
 from tutelage.feedback.effort import Work, daily_of, work_of
 from tutelage.feedback.store import Store
-from tutelage.feedback.work import TAKES, Arm, BatchSpec, Kind, Ranked, Rated, Standing, Written
+from tutelage.feedback.work import TAKES, Arm, Kind, Ranked, Rated, Standing, Written, spec_of
 from tutelage.feedback.work_tables import answers, batches, remarks, work_items
 from tutelage.records import Completion, Prompt
 
@@ -140,7 +140,7 @@ class Oversight:
         made: dict[Kind, dict[str, str]] = defaultdict(dict)
         with read(self._engine) as connection:
             for ids, name, spec in connection.execute(query):
-                made[BatchSpec.model_validate_json(spec).kind] |= dict.fromkeys(json.loads(ids), name)
+                made[spec_of(spec).kind] |= dict.fromkeys(json.loads(ids), name)
             made["chat"] = {row.id: row.name for row in choices(connection)}
         ranked = [labels for kind, labels in made.items() if TAKES[kind] == "ranked"]
         return max(ranked, key=len, default={})
@@ -190,7 +190,7 @@ class Oversight:
             return Case(
                 item=item,
                 batch=row.batch_id,
-                kind=BatchSpec.model_validate_json(row.spec).kind,
+                kind=spec_of(row.spec).kind,
                 prompt=rows.load_prompts(connection, {row.prompt_id})[row.prompt_id],
                 completions=_completions(connection, json.loads(row.completions)),
                 said=tuple(one for one in said if one.role != "adjudication"),
@@ -211,7 +211,7 @@ def _completions(connection: Connection, ids: Sequence[str]) -> tuple[Completion
 
 def _split(item: str, those: Sequence[Row[Any]]) -> Split:
     said = [ANSWER.validate_json(row.body) for row in those if row.role != "adjudication"]
-    kind = BatchSpec.model_validate_json(those[0].spec).kind
+    kind = spec_of(those[0].spec).kind
     return Split(
         item=item,
         batch=those[0].batch_id,

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Row, func, select, update
 
 from tutelage.errors import StudioError
 from tutelage.feedback.audit import record
-from tutelage.feedback.database import read, write
+from tutelage.feedback.database import read
 from tutelage.feedback.people_tables import invitations, sessions, users
 from tutelage.feedback.store import Store
 from tutelage.records import Annotator, new_id, now
@@ -112,7 +112,7 @@ class People:
 
     def __init__(self, store: Store, *, clock: Callable[[], float] = time.time) -> None:
         """`clock` tells seconds since 1970."""
-        self._engine, self._clock = store.engine, clock
+        self._engine, self._writes, self._clock = store.engine, store.writes, clock
 
     def all(self) -> list[User]:
         """Every user, in the order they joined."""
@@ -134,7 +134,7 @@ class People:
         if unknown := set(changes) - allowed:
             raise StudioError(f"A user has no {', '.join(sorted(unknown))} that can be changed", 422)
         _check_values(changes)
-        with write(self._engine) as connection:
+        with self._writes.write() as connection:
             before = _found(connection, user)
             _check_change(by, before, set(changes))
             connection.execute(update(users).where(users.c.id == user).values(**changes))
@@ -148,7 +148,7 @@ class People:
     def change_password(self, user: str, password: str) -> None:
         """Set a password and end every session of the user. The caller has checked the old one."""
         made = hash_password(password)
-        with write(self._engine) as connection:
+        with self._writes.write() as connection:
             connection.execute(update(users).where(users.c.id == user).values(password=made))
             connection.execute(sessions.delete().where(sessions.c.user_id == user))
             record(connection, user, "change-password", user)
@@ -164,14 +164,14 @@ class People:
             raise StudioError(f"There is no role '{role}': choose {', '.join(get_args(Role))}", 422)
         if not by.at_least("lead") or ((may_export or role != "rater") and not by.at_least("admin")):
             raise StudioError("Only an administrator may invite leads, administrators and people who export", 403)
-        with write(self._engine) as connection:
+        with self._writes.write() as connection:
             invitation, token = self._invite(connection, by.id, role, may_export, note, days)
             record(connection, by.id, "invite", invitation.id, role=role, may_export=may_export)
         return invitation, token
 
     def first_invitation(self) -> str | None:
         """A token for the first administrator, good for a day; None when there is one. The token before is void."""
-        with write(self._engine) as connection:
+        with self._writes.write() as connection:
             if connection.scalar(_administrators()):
                 return None
             connection.execute(update(invitations).where(invitations.c.role == "admin").values(revoked=True))
@@ -185,7 +185,7 @@ class People:
 
     def revoke(self, by: User, invitation: str) -> None:
         """Make an invitation void."""
-        with write(self._engine) as connection:
+        with self._writes.write() as connection:
             connection.execute(update(invitations).where(invitations.c.id == invitation).values(revoked=True))
             record(connection, by.id, "revoke-invitation", invitation)
 
@@ -205,7 +205,7 @@ class People:
         _check_values({"name": name, "language": language})
         self.invited(token)  # before the costly hash
         made = hash_password(password)
-        with write(self._engine) as connection:
+        with self._writes.write() as connection:
             invitation = self._valid(connection, token)
             if connection.scalar(select(func.count()).where(users.c.login == login)):
                 raise StudioError("This sign-in name is taken: choose another", 409)

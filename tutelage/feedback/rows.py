@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from functools import cache, lru_cache
 from typing import Any
 
@@ -17,8 +17,10 @@ Storable = Prompt | Demonstration | Comparison | Rating
 Values = dict[str, Any]
 
 
-def insert(connection: Connection, records: Iterable[Storable]) -> int:
+def insert(connection: Connection, records: Iterable[Storable], known: Container[str] = ()) -> int:
     """Add the records whose id is new, with all they refer to. Returns how many were new.
+
+    `known`: ids of prompts and completions that are there for certain, as what was just read is; they are not written.
 
     Raises StoreError when an annotator's id is already somebody else's.
     """
@@ -31,7 +33,7 @@ def insert(connection: Connection, records: Iterable[Storable]) -> int:
     for record in records:
         prompt = record if isinstance(record, Prompt) else record.prompt
         prompt_id = prompt.id
-        if prompt_id not in prompts:
+        if prompt_id not in prompts and prompt_id not in known:
             prompts[prompt_id] = {"id": prompt_id, "split": split_of(prompt_id), "body": prompt.model_dump_json()}
         if isinstance(record, Prompt):
             asked.add(prompt_id)
@@ -41,13 +43,13 @@ def insert(connection: Connection, records: Iterable[Storable]) -> int:
         if record.id in labels[table]:
             continue
         for completion in used:
-            completions.setdefault(completion.id, completion_row(completion, prompt_id))
-        split = prompts[prompt_id]["split"]
+            if completion.id not in known:
+                completions.setdefault(completion.id, completion_row(completion, prompt_id))
         labels[table][record.id] = {
             "id": record.id,
             "prompt_id": prompt_id,
             "annotator_id": record.annotator.id,
-            "split": split,
+            "split": split_of(prompt_id),
             "created": record.created.isoformat(),
             **values,
         }

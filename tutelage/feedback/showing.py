@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Row, func, select
 from tutelage.feedback import rows
 from tutelage.feedback.answering import ANSWER, GIVEN, LATEST
 from tutelage.feedback.claiming import ITEM, LEFT, RATER, Claim
-from tutelage.feedback.work import BatchSpec, Held, Nothing, Offer, Reason, Recent, by_place
+from tutelage.feedback.work import Held, Nothing, Offer, Reason, Recent, by_place, spec_of
 from tutelage.feedback.work_tables import drafts, leases
 from tutelage.records import Message
 
@@ -28,7 +28,7 @@ def handed(connection: Connection, given: Row[Any], *, fresh: bool = False) -> H
     return Held(
         id=given.item_id,
         batch=given.batch_id,
-        kind=BatchSpec.model_validate_json(given.spec).kind,
+        kind=spec_of(given.spec).kind,
         messages=messages,
         texts=texts,
         until=given.until,
@@ -43,7 +43,7 @@ def handed(connection: Connection, given: Row[Any], *, fresh: bool = False) -> H
 def recent_answer(connection: Connection, row: Row[Any]) -> Recent:
     """An answer's row with what it was the answer to."""
     given = connection.execute(GIVEN, {"item": row.item_id, "rater": row.rater_id}).one()
-    spec, shown = BatchSpec.model_validate_json(given.spec), tuple(json.loads(row.shown))
+    spec, shown = spec_of(given.spec), tuple(json.loads(row.shown))
     messages, texts = _texts(connection, given, shown)
     return Recent(
         item=row.item_id,

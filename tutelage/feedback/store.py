@@ -20,6 +20,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, Table, ex
 from tutelage.errors import StoreError
 from tutelage.feedback import rows, tables
 from tutelage.feedback.database import connect, migrate, parse_url, read, write
+from tutelage.feedback.group_commit import GroupCommit
 from tutelage.feedback.rows import Storable
 from tutelage.records import Annotator, Comparison, Demonstration, Prompt, Rating, Split, now
 
@@ -43,6 +44,8 @@ class Store:
     def __init__(self, url: str | Path) -> None:
         """Open `path`, `sqlite:///path` or `postgresql://user:password@host/name`."""
         self._engine = connect(parse_url(url))
+        self.writes = GroupCommit(self._engine)
+        """For small writes: those of many threads are committed together. What is long has a transaction of its own."""
         try:
             migrate(self._engine)
         except BaseException:

@@ -6,6 +6,7 @@ frozen dataclass without a completion's source, so that no model's name can reac
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
@@ -125,6 +126,12 @@ class BatchSpec(Record):
         if self.gold_share + self.repeat_share > 0.5:
             raise ValueError(f"gold and repeats are {self.gold_share + self.repeat_share:.0%} of the work: at most 50%")
         return self
+
+
+@lru_cache(maxsize=256)
+def spec_of(body: str) -> BatchSpec:
+    """A batch's spec from its JSON; one request after another asks for the same one."""
+    return BatchSpec.model_validate_json(body)
 
 
 class NewItem(Record):

@@ -9,7 +9,7 @@ import numpy as np
 
 from tutelage.errors import DataError
 from tutelage.evaluate.accuracy import PairKey, annotator_agreement, verdicts
-from tutelage.evaluate.statistics import Rate, wilson, win_rate
+from tutelage.evaluate.statistics import Rate, clustered_rate, wilson, win_rate
 from tutelage.feedback.oversight import Oversight
 from tutelage.feedback.store import Store
 from tutelage.quality.agreement import Alpha, agreement_with_others, krippendorff_alpha
@@ -83,10 +83,13 @@ class RaterDrift:
 
 @dataclass(frozen=True)
 class Models:
-    """Which model is liked best, where labels compare several: strengths that take the raters' ability into account."""
+    """Which model is liked best, where labels compare several."""
 
     names: tuple[str, ...]
+    wins: tuple[Rate, ...]
+    """How often each was put above another one; n counts prompts."""
     fitted: CrowdBradleyTerry
+    """Strengths that take the raters' ability into account."""
     one_taste: Mixture
     two_tastes: Mixture | None
     """None for fewer than four raters."""
@@ -243,7 +246,7 @@ def _drifts(cut: Mapping[str, Sequence[Comparison]]) -> list[RaterDrift]:
 def _models(comparisons: Sequence[Comparison]) -> Models | None:
     """Strengths of the models compared; None unless two or more models met."""
     met = [
-        (c.annotator.id, c.completions[i].source.model, c.completions[j].source.model)
+        (c.annotator.id, c.completions[i].source.model, c.completions[j].source.model, c.prompt.id)
         for c in comparisons
         for i, j in c.pairs()
         if c.completions[i].source.model != c.completions[j].source.model
@@ -251,13 +254,20 @@ def _models(comparisons: Sequence[Comparison]) -> Models | None:
     if not met:
         return None
     raters = {rater: r for r, rater in enumerate(sorted({rater for rater, *_ in met}))}
-    names = {name: i for i, name in enumerate(sorted({name for _, *both in met for name in both}))}
+    names = {name: i for i, name in enumerate(sorted({name for _, *both, _ in met for name in both}))}
     wins: Floats = np.zeros((len(raters), len(names), len(names)))
-    for rater, better, worse in met:
+    for rater, better, worse, _ in met:
         wins[raters[rater], names[better], names[worse]] += 1
     return Models(
         names=tuple(names),
+        wins=tuple(_wins(name, met) for name in names),
         fitted=crowd_bradley_terry(wins),
         one_taste=mixture(wins, groups=1),
         two_tastes=mixture(wins, groups=2) if len(raters) >= FEWEST_FOR_GROUPS else None,
     )
+
+
+def _wins(name: str, met: Sequence[tuple[str, str, str, str]]) -> Rate:
+    """Of (rater, better, worse, prompt) those with this model: how often it is the better one."""
+    of_it = [(float(name == better), prompt) for _, better, worse, prompt in met if name in (better, worse)]
+    return clustered_rate([won for won, _ in of_it], [prompt for _, prompt in of_it])

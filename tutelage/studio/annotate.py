@@ -117,7 +117,7 @@ def answer(
     try:
         given = answer_of(held, fields, flags, masker_of(room))
     except StudioError as error:
-        raise StudioError(room.gettext(request, str(error)), error.status) from error
+        raise StudioError(room.told(request, error), error.status) from error
     saved = room.desk.submit(user.id, item, key_of(fields), given, seconds_of(fields))
     return _done(
         request,

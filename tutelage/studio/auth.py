@@ -6,7 +6,7 @@
 A session is a row in the database, and its cookie holds a random token of which the row has the hash.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Form, Request
@@ -39,10 +39,10 @@ def visitor(request: Request) -> User | None:
     return found
 
 
-def require(role: Role, *, export: bool = False) -> Callable[[User], User]:
+def require(role: Role, *, export: bool = False) -> Callable[[User], Awaitable[User]]:
     """A dependency: the signed-in user, whose role is at least this one (and who may export), else StudioError 403."""
 
-    def allowed(user: Annotated[User, Depends(signed_in)]) -> User:
+    async def allowed(user: Annotated[User, Depends(signed_in)]) -> User:
         if not user.at_least(role):
             raise StudioError(f"This is for people with the role {role}; yours is {user.role}", 403)
         if export and not user.may_export:

@@ -7,7 +7,7 @@ A program shows a token (`Authorization: Bearer …`), which has scopes; a page 
 whatever its user may. A token never does more than its user may now: whoever is no lead any more has no `lead` left.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal, get_args
 
@@ -67,10 +67,10 @@ def called(
 TheCaller = Annotated[Caller, Depends(called)]
 
 
-def scoped(scope: Scope) -> Callable[[Caller], User]:
+def scoped(scope: Scope) -> Callable[[Caller], Awaitable[User]]:
     """A dependency: the caller's user, when they may do this. Raises StudioError 403 when not."""
 
-    def allowed(caller: TheCaller) -> User:
+    async def allowed(caller: TheCaller) -> User:
         if scope not in caller.scopes:
             mine = ", ".join(sorted(caller.scopes)) or "none"
             raise StudioError(f"This needs the scope '{scope}'; here are {mine}", 403)

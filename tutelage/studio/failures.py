@@ -34,9 +34,8 @@ def failed(request: Request, status: int, message: str, headers: dict[str, str] 
         return problem(status, message, request.url.path, headers=headers)
     if wants_json(request):
         return JSONResponse({"error": message}, status, headers)
-    answer = room_of(request).page(
-        request, "error.html", status, status=status, phrase=HTTPStatus(status).phrase, message=message
-    )
+    bare = message == room_of(request).gettext(request, HTTPStatus(status).phrase)  # nobody said more than the status
+    answer = room_of(request).page(request, "error.html", status, status=status, message="" if bare else message)
     answer.headers.update(headers or {})
     return answer
 

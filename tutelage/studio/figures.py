@@ -44,12 +44,15 @@ def bar(parts: Sequence[tuple[str, int]], total: int, said: str) -> Markup:
 
 
 def columns(counts: Mapping[str, int], said: str) -> Markup:
-    """A column for each name, such as a day, as high as its count."""
-    most, n = max(counts.values(), default=0) or 1, max(len(counts), 8)
+    """A column for each name, such as a day, as high as its count; over the highest stands how much that is."""
+    most, n = max(counts.values(), default=0) or 1, len(counts)
     drawn = [_line("axis", "0", "100%", "100%", "100%")]
     for i, (name, count) in enumerate(counts.items()):
         box = f'x="{_x((i + 0.12) / n)}" width="{_x(0.76 / n)}" y="{_x(1 - count / most)}" height="{_x(count / most)}"'
         drawn.append(f'<rect class="column" {box}><title>{escape(name)}: {count:,}</title></rect>')
+    highest = next((i for i, count in enumerate(counts.values()) if count == most), None)
+    if highest is not None:
+        drawn.append(f'<text x="{_x((highest + 0.5) / n)}" y="0" dy="-4">{most:,}</text>')
     return _svg("columns", CHART, drawn, said)
 
 

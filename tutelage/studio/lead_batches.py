@@ -14,9 +14,9 @@ from tutelage.feedback.adjudication import Adjudication
 from tutelage.feedback.oversight import Oversight
 from tutelage.feedback.work import Batch, BatchSpec, State
 from tutelage.studio import figures
-from tutelage.studio.annotate import Fields, translator
+from tutelage.studio.annotate import Fields, place_of, translator
 from tutelage.studio.auth import Lead
-from tutelage.studio.lead_sources import items_of, sources
+from tutelage.studio.lead_sources import SIZES, items_of, sources
 from tutelage.studio.lead_view import MOST_DAYS, batch_row, calendar, moment, named, snippet, work_rows
 from tutelage.studio.lead_words import REMARKS, STATES
 from tutelage.studio.room import Room, TheRoom
@@ -74,7 +74,7 @@ def open_batch(request: Request, user: Lead, room: TheRoom, fields: Fields, rate
     except TutelageError as error:
         if isinstance(error, StudioError) and error.status not in (404, 409, 422):
             raise
-        return _form(request, room, fields, raters, str(error))
+        return _form(request, room, fields, raters, room.told(request, error))
     return RedirectResponse(f"/lead/batches/{made.id}", 303)
 
 
@@ -167,6 +167,7 @@ def _form(
         chosen=raters or (),
         problem=problem,
         sources=sources(room),
+        sizes=SIZES,
         tests=[b for b in room.batches.all() if b.spec.pass_mark is not None and b.state == "open"],
         **_choices(room),
         **_words(request, room),
@@ -184,6 +185,7 @@ def _page(request: Request, room: Room, batch: Batch, problem: str | None) -> Re
         "lead-batch.html",
         200 if problem is None else 422,
         row=batch_row(batch, room.batches.progress(batch.id), translate),
+        place=place_of(batch.spec.kind, batch.id),
         work=work_rows(oversight.work(batch.id), people),
         remarks=[(r, named(r.user, people), translate(REMARKS[r.kind]), moment(r.created)) for r in remarks],
         daily=figures.columns(daily, said),

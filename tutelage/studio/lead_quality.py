@@ -9,7 +9,7 @@ from fastapi.responses import Response
 
 from tutelage.feedback.oversight import Oversight
 from tutelage.feedback.people import User
-from tutelage.quality.summary import Quality, RaterDrift, RaterQuality, summarise
+from tutelage.quality.summary import Models, Quality, RaterDrift, RaterQuality, summarise
 from tutelage.studio import figures
 from tutelage.studio.annotate import translator
 from tutelage.studio.auth import Lead
@@ -71,6 +71,7 @@ def quality(request: Request, user: Lead, room: TheRoom, batch: str = "") -> Res
         longer=share(found.all.longer, middle=0.5),
         ties=share(found.all.ties),
         raters=_rater_rows(found, people),
+        models=_model_rows(found.models) if found.models is not None else [],
         periods=[(p, share(p.agreement), share(p.habits.first_shown, middle=0.5)) for p in found.periods],
         steps=figures.steps(rounds, translate("Agreement from round to round")) if len(rounds) > 1 else "",
         drift=[_drift_row(one, people, translate) for one in found.drift if one.moved.clear],
@@ -99,6 +100,12 @@ def _alpha(found: Quality) -> Figure:
         return Figure("–")
     text = f"{alpha.alpha:.2f} [{alpha.low:.2f}, {alpha.high:.2f}] n {alpha.n:,}"
     return Figure(text, figures.whisker(max(0.0, alpha.low), alpha.alpha, alpha.high))
+
+
+def _model_rows(models: Models) -> list[tuple[str, Figure, str]]:
+    """Each model with how often it was put above another, and its strength; the strongest first."""
+    by_strength = sorted(zip(models.fitted.strengths, models.names, models.wins, strict=True), reverse=True)
+    return [(name, share(wins, middle=0.5), f"{strength:+.2f}") for strength, name, wins in by_strength]
 
 
 def _rater_rows(found: Quality, people: dict[str, User]) -> list[RaterRow]:

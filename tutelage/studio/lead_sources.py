@@ -8,13 +8,15 @@ from typing import Any
 from tutelage import history
 from tutelage.errors import StudioError
 from tutelage.feedback.asking import from_prompts, from_questions, versus
-from tutelage.feedback.work import Kind, NewItem, Ranked, Rated
+from tutelage.feedback.work import K, Kind, NewItem, Ranked, Rated
 from tutelage.questions import FILE, Question, read_questions
 from tutelage.records import Annotator
 from tutelage.studio.room import Room
+from tutelage.studio.view import whole
 
 MOST = 100_000  # questions of a batch
 WRITES: tuple[Kind, ...] = ("demonstration", "chat")  # work that begins from prompts alone
+SIZES = tuple(str(k) for k in range(K["ranking"][0], K["ranking"][1] + 1))  # answers of a ranking
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,9 @@ def sources(room: Room) -> Sources:
 def items_of(room: Room, kind: Kind, fields: Mapping[str, str]) -> list[NewItem]:
     """The items that a form asks for. Raises StudioError 422 for what cannot be asked."""
     number = fields.get("count", "")
-    if not number.isdecimal() or not 1 <= int(number) <= MOST:
+    count = whole(number)
+    if count is None or not 1 <= count <= MOST:
         raise StudioError(f"The number of questions is '{number}', expected 1 to {MOST:,}", 422)
-    count = int(number)
     gold = [] if not fields.get("gold") else list(islice(_gold(room, kind, fields["gold"]), MOST))
     if fields.get("pass_mark", "").strip():
         return gold[:count]
@@ -64,7 +66,14 @@ def _asked(room: Room, kind: Kind, fields: Mapping[str, str]) -> Iterator[NewIte
     first = _questions(room, fields.get("run", ""))
     if kind == "versus":
         return versus(first, _questions(room, fields.get("other", "")))
-    return from_questions(first, kind)
+    return from_questions(first, kind, _ranked(fields.get("k", "").strip()))
+
+
+def _ranked(size: str) -> int | None:
+    """How many answers a ranking is of; None for all there are."""
+    if size and size not in SIZES:
+        raise StudioError(f"A ranking is of {SIZES[0]} to {SIZES[-1]} answers, not of '{size}'", 422)
+    return int(size) if size else None
 
 
 def _questions(room: Room, run: str) -> list[Question]:

@@ -12,9 +12,10 @@ from tutelage.feedback.backup import back_up, backup_name
 from tutelage.studio.annotate import Fields, translator
 from tutelage.studio.auth import Admin, Lead
 from tutelage.studio.lead_view import moment, named
-from tutelage.studio.lead_words import ACTIONS, FORMATS
+from tutelage.studio.lead_words import ACTIONS, FORMATS, NO, YES
 from tutelage.studio.room import TheRoom
 from tutelage.studio.text import markdown
+from tutelage.studio.words import Translate
 
 router = APIRouter(include_in_schema=False)
 PAGE = 100
@@ -28,6 +29,7 @@ def trail(
     """Who did what, the newest first."""
     translate = translator(room, request)
     people = {one.id: one for one in room.people.all()}
+    names = {batch.id: batch.spec.name for batch in room.batches.all()} | {id: one.name for id, one in people.items()}
     wanted = (action,) if action in ACTIONS else ()
     last = min(max(before, 0), LATEST)
     found = entries(room.store, before=last, limit=PAGE, user=person or None, actions=wanted)
@@ -38,7 +40,8 @@ def trail(
         lines=[
             (moment(e.created), named(e.user or translate("the console"), people), _done(e, actions), e) for e in found
         ],
-        named=lambda id: named(id, people),
+        named=lambda id: names.get(id) or (id if len(id) < 32 else f"{id[:8]}…"),
+        detailed=lambda value: _detail(value, translate),
         older=found[-1].n if len(found) == PAGE else None,
         people=list(people.values()),
         actions=actions,
@@ -99,6 +102,17 @@ def backup(user: Admin, room: TheRoom) -> Response:
     return FileResponse(
         path, filename=path.name, media_type="application/octet-stream", background=BackgroundTask(folder.cleanup)
     )
+
+
+def _detail(value: object, translate: Translate) -> str:
+    """A detail of an entry, as people write it."""
+    match value:
+        case bool():
+            return translate(YES if value else NO)
+        case list():
+            return ", ".join(map(str, value)) or "–"
+        case _:
+            return "–" if value is None else str(value)
 
 
 def _done(entry: Entry, actions: dict[str, str]) -> str:

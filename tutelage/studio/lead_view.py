@@ -21,7 +21,7 @@ from tutelage.studio.view import Turn, turns_of
 from tutelage.studio.words import Translate
 
 SNIPPET = 140  # characters
-MOST_DAYS = 30
+FEWEST_DAYS, MOST_DAYS = 14, 30  # of a chart
 NOTHING_HIDDEN = Masker()
 
 
@@ -68,11 +68,11 @@ def moment(stamp: str) -> str:
 
 
 def calendar(counts: Mapping[str, int]) -> dict[str, int]:
-    """Every day from the first to the last of these (ISO 8601), those without any too; at most the latest MOST_DAYS."""
+    """Every day up to the last of these (ISO 8601), without any or not: since the first, FEWEST_DAYS to MOST_DAYS."""
     if not counts:
         return {}
     first, last = (date.fromisoformat(day) for day in (min(counts), max(counts)))
-    first = max(first, last - timedelta(days=MOST_DAYS - 1))
+    first = max(min(first, last - timedelta(days=FEWEST_DAYS - 1)), last - timedelta(days=MOST_DAYS - 1))
     days = (str(first + timedelta(days=i)) for i in range((last - first).days + 1))
     return {day: counts.get(day, 0) for day in days}
 

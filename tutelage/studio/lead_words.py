@@ -21,6 +21,7 @@ RUNS = {
     "failed": _("failed"),
     "killed": _("ended with the studio"),
 }
+YES, NO = _("yes"), _("no")
 REMARKS = {"skip": _("skipped"), "flag": _("flagged")}
 ACTIONS = {
     "open-batch": _("opened a batch"),
@@ -40,6 +41,9 @@ ACTIONS = {
     "issue-token": _("made an API token"),
     "revoke-token": _("revoked an API token"),
     "sample": _("had answers sampled"),
+    "add-webhook": _("added a webhook"),
+    "remove-webhook": _("turned a webhook off"),
+    "replay-delivery": _("had an event sent again"),
     "export": _("exported"),
     "backup": _("made a backup"),
     "adjudicate": _("decided an item"),

@@ -1,8 +1,9 @@
 """The languages of the pages: gettext `.po` files read at start, kept in memory. No compiled file, no build step."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from babel.messages.catalog import Catalog
@@ -14,6 +15,7 @@ from tutelage.feedback.people import Language, User
 FOLDER = Path(__file__).parent / "locale"
 LANGUAGES: tuple[Language, ...] = ("en", "zh_CN")
 COOKIE = "tutelage_language"
+GAP = re.compile(r"\\\{\d\\\}")  # of a message that was escaped for a pattern
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,20 @@ class Catalogue:
     def gettext(self, message: str) -> str:
         """The message in this language."""
         return (self.messages.get(message) or (message,))[0]
+
+    def told(self, message: str) -> str:
+        """What went wrong, in this language: also where the message has values in its gaps, which stay as they are."""
+        if message not in self.messages:
+            for pattern, said in self._with_gaps:
+                if found := pattern.fullmatch(message):
+                    return said.format(*found.groups())
+        return self.gettext(message)
+
+    @cached_property
+    def _with_gaps(self) -> list[tuple[re.Pattern[str], str]]:
+        """Messages such as `There is no batch '{0}'`, as patterns of what is said with the gaps filled."""
+        numbered = [(message, forms[0]) for message, forms in self.messages.items() if "{0}" in message]
+        return [(re.compile(GAP.sub("(.*)", re.escape(message)), re.DOTALL), said) for message, said in numbered]
 
     def ngettext(self, one: str, many: str, count: int) -> str:
         """The message for a count; `{count}` in it is for the caller to fill in."""

@@ -16,13 +16,13 @@ from jinja2 import Environment
 from pydantic import Field
 
 from tutelage.config import Section
-from tutelage.errors import StudioError
+from tutelage.errors import StudioError, TutelageError
 from tutelage.feedback.assignment import Desk
 from tutelage.feedback.batches import Batches
 from tutelage.feedback.conversation import Conversations
 from tutelage.feedback.entrance import Entrance
 from tutelage.feedback.outbox import Outbox
-from tutelage.feedback.people import People, User
+from tutelage.feedback.people import People
 from tutelage.feedback.store import Store
 from tutelage.folder import ProjectFolder
 from tutelage.studio.locale import Catalogue, chosen_language
@@ -73,30 +73,31 @@ class Room:
 
     def page(self, request: Request, template: str, status: int = 200, /, **values: Any) -> HTMLResponse:
         """A template as a response. Templates also see `_`, `ngettext`, `language`, `csrf`, `user` and `path`."""
-        user: User | None = request.scope.get("user")
-        language = chosen_language(request, user)
-        catalogue = self.catalogues[language]
+        catalogue = self._catalogue(request)
         html = self.templates.get_template(template).render(
             _=catalogue.gettext,
             ngettext=catalogue.ngettext,
-            language=language,
+            language=catalogue.language,
             csrf=self.csrf.token(request.scope.get("browser", "")),
-            user=user,
+            user=request.scope.get("user"),
             path=request.url.path,
             **values,
         )
         return HTMLResponse(html, status)
 
-    def told(self, request: Request, error: StudioError) -> str:
+    def told(self, request: Request, error: TutelageError) -> str:
         """What went wrong, in the language of whoever asks, where there is a translation."""
-        if error.retry_after is not None:
+        if isinstance(error, StudioError) and error.retry_after is not None:
             wait = self.gettext(request, TOO_MANY)
             return wait.format(seconds=math.ceil(error.retry_after))
-        return self.gettext(request, str(error))
+        return self._catalogue(request).told(str(error))
 
     def gettext(self, request: Request, message: str) -> str:
         """A message in the language of whoever asks, for JSON answers."""
-        return self.catalogues[chosen_language(request, request.scope.get("user"))].gettext(message)
+        return self._catalogue(request).gettext(message)
+
+    def _catalogue(self, request: Request) -> Catalogue:
+        return self.catalogues[chosen_language(request, request.scope.get("user"))]
 
 
 def room_of(request: Request) -> Room:
@@ -106,4 +107,9 @@ def room_of(request: Request) -> Room:
     return found
 
 
-TheRoom = Annotated[Room, Depends(room_of)]
+async def _room(request: Request) -> Room:
+    """`room_of` for routes: what is not `async` waits for a thread, and this one waits for nothing."""
+    return room_of(request)
+
+
+TheRoom = Annotated[Room, Depends(_room)]

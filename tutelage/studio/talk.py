@@ -35,7 +35,7 @@ from tutelage.studio.failures import wants_json
 from tutelage.studio.room import Room, TheRoom
 from tutelage.studio.speaker import Growing, ProjectVoice, Speaker
 from tutelage.studio.text import markdown
-from tutelage.studio.view import Piece, preference_of, turns_of
+from tutelage.studio.view import Piece, preference_of, turns_of, whole
 from tutelage.studio.words import SKIP_REASONS, keys_of, labelled
 
 router = APIRouter(include_in_schema=False)
@@ -86,7 +86,7 @@ async def say(
     try:
         prompt = here.asking(said)
     except StudioError as error:
-        raise StudioError(room.gettext(request, str(error)), error.status) from error
+        raise StudioError(room.told(request, error), error.status) from error
     growing = speaker.replies(prompt)
     first = await anext(growing)  # what is wrong with the model is an answer of its own, not the end of a stream
     if wants_json(request):
@@ -100,15 +100,15 @@ async def say(
 @router.post("/chat/{batch}/item/{item}/choose")
 def choose(request: Request, user: SignedIn, room: TheRoom, batch: str, item: str, fields: Fields) -> Response:
     """Choose between two replies; the better one goes on."""
-    number = fields.get("number", "")
-    if not number.isdecimal():
+    number = whole(fields.get("number", ""))
+    if number is None:
         raise StudioError("The form does not say which turn it is about: reload the page", 422)
     try:
         ranks = preference_of(fields)
     except StudioError as error:
-        raise StudioError(room.gettext(request, str(error)), error.status) from error
+        raise StudioError(room.told(request, error), error.status) from error
     here = Conversations(room.store).choose(
-        user.id, item, int(number), key=key_of(fields), ranks=ranks, seconds=seconds_of(fields)
+        user.id, item, number, key=key_of(fields), ranks=ranks, seconds=seconds_of(fields)
     )
     return _next(request, room, here)
 
@@ -119,7 +119,7 @@ def end(request: Request, user: SignedIn, room: TheRoom, batch: str, item: str) 
     try:
         return _next(request, room, Conversations(room.store).close(user.id, item))
     except StudioError as error:
-        raise StudioError(room.gettext(request, str(error)), error.status) from error
+        raise StudioError(room.told(request, error), error.status) from error
 
 
 def _next(request: Request, room: Room, here: Conversation) -> Response:
@@ -152,7 +152,7 @@ async def _lines(
         here = await run_in_threadpool(_offer, room, user, item, prompt, last)
         yield json.dumps({"html": await run_in_threadpool(_form, request, room, here)}) + "\n"
     except TutelageError as error:
-        yield json.dumps({"error": str(error)}) + "\n"
+        yield json.dumps({"error": room.told(request, error)}) + "\n"
 
 
 def _offer(room: Room, user: User, item: str, prompt: Prompt, last: Growing) -> Conversation:

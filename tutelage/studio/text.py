@@ -54,7 +54,7 @@ def markdown(text: str) -> Shown:
 def plain(text: str) -> Shown:
     """A text from outside as it stands, such as a prompt that is to be continued."""
     text = tame(text)
-    html = Markup("<p>{}</p>").format(text[:LONGEST])
+    html = Markup("<p>{}</p>").format(text[:LONGEST].strip("\n"))
     return Shown(html.replace("\n", Markup("<br>\n")), len(text), text if len(text) > LONGEST else None)
 
 

@@ -127,6 +127,11 @@ def _sides(size: int) -> tuple[int, int]:
     return (1, 1) if size == 0 else (1, 2) if size < 0 else (2, 1)
 
 
+def whole(value: str) -> int | None:
+    """A whole number out of a form; None for anything else, and for more digits than any of them needs."""
+    return int(value) if value.isdecimal() and len(value) < 10 else None
+
+
 def _number(fields: Mapping[str, str], name: str, least: int, most: int) -> int:
     value = fields.get(name, "")
     if not re.fullmatch(r"-?[0-9]", value) or not least <= int(value) <= most:
