@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -78,7 +78,8 @@ class RowFigures:
     """What a row came to."""
 
     row: RowName
-    sides: Mapping[str, SideFigures]  # ours, the peer's ways that ran, and ours in fp32 where it ran in another format
+    sides: Mapping[str, SideFigures]
+    """Ours beside the peer's fastest way, the peer's ways that ran, and ours in fp32 where it ran in another format."""
     failed: Mapping[str, str]  # the peer's ways that did not run, and why
 
     @property
@@ -138,10 +139,42 @@ def measure(
 ) -> RowFigures:
     """Run a row. `ours` and `peers` are commands to which the path of the side's task is added.
 
-    A peer's way that ends too early is left out and named in `failed`; ModelError when ours does.
+    Each of the peer's ways takes turns with a process of ours of its own, so that no more than two sides are in memory
+    at once; our figures are those beside its fastest way. A way that ends too early is left out and named in
+    `failed`; ModelError when ours does.
     """
     row = next(name for name in ROWS if name == task.row)
-    around = environment(config)
+    around, tokens = environment(config), [worked_tokens(task, i) for i in range(1, task.total_steps)]
+    found: dict[str, SideFigures] = {}
+    beside: dict[str, SideFigures] = {}
+    failed: dict[str, str] = {}
+    for number, way in enumerate(peers or ("",)):
+        commands = {OURS: ours} | ({way: peers[way]} if way else {})
+
+        def done(turn: int, number: int = number) -> None:
+            report(number * config.rounds + turn, ROWS[row].what)
+
+        pair, problem = _in_turns(task, config, commands, folder, around, tokens, done)
+        beside[way if way in pair else ""] = pair.pop(OURS)
+        found |= pair
+        failed |= problem
+    best = max(found, key=lambda name: found[name].tokens_per_second, default="")
+    sides = {OURS: beside[best], **found}
+    if task.dtype != "float32" and sides[OURS].losses:
+        sides[FULL] = _in_fp32(replace(task, dtype="float32", way=FULL), ours, folder, around, tokens)
+    return RowFigures(row, sides, failed)
+
+
+def _in_turns(
+    task: Task,
+    config: BenchConfig,
+    commands: Mapping[str, Sequence[str]],
+    folder: Path,
+    around: Mapping[str, str],
+    tokens: Sequence[int],
+    done: Callable[[int], None],
+) -> tuple[dict[str, SideFigures], dict[str, str]]:
+    """The sides' figures by name, and why those that ended too early did; ModelError when ours did."""
     sides: dict[str, Side] = {}
     failed: dict[str, str] = {}
     turns: dict[str, list[Turn]] = {}
@@ -161,20 +194,16 @@ def measure(
                 sides.pop(name).end()
 
     try:
-        for name, command in {OURS: ours, **peers}.items():
+        for name, command in commands.items():
             at_work(name, 1, command)
-        for done in range(config.rounds):
+        for turn in range(config.rounds):
             for name in list(sides):
                 at_work(name, config.steps)
-            report(done + 1, ROWS[row].what)
+            done(turn + 1)
     finally:
         for side in sides.values():
             side.end()
-    tokens = [worked_tokens(task, i) for i in range(1, task.total_steps)]
-    found = {name: SideFigures.of(side, turns[name][0], turns[name][1:], tokens) for name, side in sides.items()}
-    if task.dtype != "float32" and found[OURS].losses:
-        found[FULL] = _in_fp32(replace(task, dtype="float32", way=FULL), ours, folder, around, tokens)
-    return RowFigures(row, found, failed)
+    return {name: SideFigures.of(side, turns[name][0], turns[name][1:], tokens) for name, side in sides.items()}, failed
 
 
 def _in_fp32(

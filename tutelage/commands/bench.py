@@ -101,8 +101,8 @@ def _compare(
         work = task(row, config, model=str(source), dtype=dtype, vocabulary=model.decoder.config.vocab_size)
         folder = place / row
         folder.mkdir()
-        with progress(f"Bench {row}", config.rounds) as report:
-            others = _peers(row, ways, tiny=tiny) if peers else {}
+        others = _peers(row, ways, tiny=tiny) if peers else {}
+        with progress(f"Bench {row}", config.rounds * max(1, len(others))) as report:
             found.append(measure(work, config, our_command(), others, folder, report))
     return found
 
