@@ -2,13 +2,14 @@
 
 import re
 import time
+from collections.abc import Callable
 from html.parser import HTMLParser
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tutelage.studio.text import DEEPEST, LONGEST, TAGS, markdown, plain, tame
+from tutelage.studio.text import DEEPEST, LONGEST, TAGS, Shown, markdown, plain, tame
 
 HOSTILE = {
     "image with a handler": "<img src=x onerror=alert(1)>",
@@ -142,3 +143,9 @@ def test_what_is_too_deep_is_shown_as_it_stands() -> None:
     assert "the point" in markdown(deep).html
     assert "<blockquote>" not in markdown(deep).html
     assert markdown("> > > the point").html.count("<blockquote>") == 3
+
+
+@pytest.mark.parametrize("show", [plain, markdown])
+def test_what_shows_nothing_is_known(show: Callable[[str], Shown]) -> None:
+    assert all(show(text).blank for text in ("", " ", "\n\n"))
+    assert not any(show(text).blank for text in ("a", "0", "---" if show is markdown else "-"))

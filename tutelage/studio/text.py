@@ -34,6 +34,11 @@ class Shown:
     rest: str | None = None
     """The whole text, plain, when `html` is only its beginning."""
 
+    @property
+    def blank(self) -> bool:
+        """Whether there is nothing to be seen of it."""
+        return not self.html.striptags().strip() and "<hr" not in self.html
+
 
 def tame(text: str) -> str:
     """The text without control characters and without those that change the direction of what follows."""
