@@ -251,9 +251,7 @@ def group(
     """
     check_inputs("group", config, prompts, held_out)
     t = GroupState(model, reward, config, sampler)
-    restored = run.restore()
-    if restored is not None:
-        t.load(restored[1])
+    t.restore(run)
     with run.interruptible(), progress("Group", config.steps) as report:
         while t.step < config.steps:
             rollout = t.rollout = t.rollout or t.draw(prompts)

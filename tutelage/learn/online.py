@@ -146,6 +146,12 @@ class PolicyState(Generic[C]):
             micro_tokens=self.config.micro_tokens,
         )
 
+    def restore(self, run: Run) -> None:
+        """Go on from the run's last checkpoint, where there is one."""
+        restored = run.restore()
+        if restored is not None:
+            self.load(restored[1])
+
     def average_weights(self) -> None:
         """Move the average of the weights (Ouyang et al. 2022, appendix C.4) towards the policy."""
         if self.average is not None and self.config.ema is not None:

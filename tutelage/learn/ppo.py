@@ -130,9 +130,7 @@ def ppo(
     """
     check_inputs("ppo", config, prompts, held_out)
     t = PPOState(model, reward, config, sampler)
-    restored = run.restore()
-    if restored is not None:
-        t.load(restored[1])
+    t.restore(run)
     with run.interruptible(), progress("PPO", config.steps) as report:
         while t.step < config.steps:
             rollout = t.rollout
