@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tutelage.errors import ConfigError, ModelError
+from tutelage.judge.reading import StateReader
 from tutelage.model.adapters import Full, Lora, Top, branch, trainable
 from tutelage.model.batch import Packed
 from tutelage.model.causal import Model, fingerprint, load, save
@@ -119,3 +120,8 @@ def phi_with_bias() -> Any:
 def test_logits_made_otherwise_are_refused(build: Any) -> None:
     with pytest.raises(ModelError, match="bias, scaling or softcap"):
         ForeignDecoder(build())
+
+
+def test_there_are_no_layers_to_read_states_from() -> None:
+    with pytest.raises(ModelError, match="no layers of ours to read states from"):
+        StateReader(Model(ForeignDecoder(gpt2()), tiny_tokenizer(), "gpt2"))

@@ -2,7 +2,7 @@
 
     pytest tests/test_safety_rbr.py -m slow -s
 
-What the grader reads was chosen on the training split alone (`benchmarks/grader_choice.py`); here the test split is
+What the grader reads was chosen on the training split alone (`docs/log.md`); here the test split is
 measured.
 """
 

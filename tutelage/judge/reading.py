@@ -5,7 +5,7 @@
    less its mean over the labelled answers, over its deviation there, and all of them of mean square 1. So the grader
    sees whether an answer follows from what was said, which its words alone do not tell.
 
-What is chosen here was chosen by cross-validation on the training split of safety-rbr (`benchmarks/grader_choice.py`).
+What is chosen here was chosen by cross-validation on the training split of safety-rbr (`docs/log.md`).
 """
 
 from collections.abc import Callable, Sequence
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from tutelage.errors import ModelError
 from tutelage.judge.propositions import Numbers
 from tutelage.model.batch import Packed, cut
 from tutelage.model.causal import Model
@@ -77,8 +78,16 @@ class StateReader:
     """A language model that reads answers after their prompts."""
 
     def __init__(self, model: Model, layer: int | None = None) -> None:
-        """`layer` counts those that are run; without it, half of them and one more."""
+        """`layer` counts those that are run; without it, half of them and one more.
+
+        Raises ModelError for a model whose layers are not ours to stop at.
+        """
         layers = len(model.decoder.layers)
+        if not layers:
+            family = model.decoder.config.family
+            raise ModelError(
+                f"a {family} model has no layers of ours to read states from: name another reader, or none"
+            )
         self.model, self.layer = model, min(layers // 2 + 1, layers) if layer is None else layer
         self.known: dict[tuple[str, str], Numbers] = {}
 

@@ -8,7 +8,6 @@ Legend: B rows in use, R ≥ B rows of a graph, S slots, H hidden size.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,18 +15,10 @@ from torch import Tensor
 from tutelage.model.decoder import Block, Decoder
 from tutelage.model.linear import Linear
 from tutelage.sample.cache import Cache, look_back, seen_bias
+from tutelage.sample.choice import Choice
 
 SHARE = 4  # graphs are of S, S/4, S/16, … rows
 SMALL = 8  # and of no fewer than this
-
-
-class Chooses(Protocol):
-    """The draw without its check: hidden (R, H), uniform (R,) → tokens and log-probs (R,), all on the device."""
-
-    head: Tensor
-
-    def on_device(self, hidden: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-        """See the class."""
 
 
 @dataclass
@@ -82,7 +73,7 @@ class Graphs:
         return size
 
     def __call__(
-        self, choose: Chooses, tokens: Tensor, positions: Tensor, uniform: Tensor
+        self, choose: Choice, tokens: Tensor, positions: Tensor, uniform: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Tokens (B,), their positions (B,) and uniform numbers (B,), all on the CPU → what is drawn next and its
         log-probs, (B,) on the CPU, and (B, H) what enters the captured layer."""
@@ -100,7 +91,7 @@ class Graphs:
         token, logprob, *entering = one.drawn
         return token[:count].cpu(), logprob[:count].cpu(), entering[0][:count] if entering else None
 
-    def _record(self, choose: Chooses, size: int, tokens: Tensor, positions: Tensor) -> Recorded:
+    def _record(self, choose: Choice, size: int, tokens: Tensor, positions: Tensor) -> Recorded:
         """For so many rows. Rows beyond those in use write to slots that nobody holds."""
         device, count = self.cache.device, len(tokens)
         token, place = (torch.zeros(size, dtype=torch.int64, device=device) for _ in range(2))
@@ -110,7 +101,7 @@ class Graphs:
         again, drawn = record(lambda: self._pass(choose, token, place, uniform))
         return Recorded(again, token, place, uniform, drawn)
 
-    def _pass(self, choose: Chooses, tokens: Tensor, positions: Tensor, uniform: Tensor) -> tuple[Tensor, ...]:
+    def _pass(self, choose: Choice, tokens: Tensor, positions: Tensor, uniform: Tensor) -> tuple[Tensor, ...]:
         decoder, cache, size = self.decoder, self.cache, len(tokens)
         row = torch.arange(size, device=cache.device)
         bias = seen_bias(positions, cache.capacity, decoder.config.sliding_window, cache.dtype)
