@@ -24,17 +24,18 @@ from tutelage.model.tiny import tiny_decoder, tiny_tokenizer
 from tutelage.progress import progress
 
 SCRIPTED = """
-import json, sys
+import json, os, sys
 task, order, script = json.load(open(sys.argv[3])), sys.argv[1], json.loads(sys.argv[2])
 print(json.dumps({"name": task["way"]}), flush=True)
-done = 0
+done, before = 0, open(order).read().splitlines().count(task["way"] + " 1") if os.path.exists(order) else 0
+slower = script.get("again", 1) ** before  # each time it is started
 for line in sys.stdin:
     steps = json.loads(line)["steps"]
     if done >= script.get("dies_after", 99):
         sys.exit("out of memory\\nkilled")
     with open(order, "a") as file:
         print(task["way"], steps, file=file)
-    seconds = script["seconds"][done : done + steps]
+    seconds = [s * slower for s in script["seconds"][done : done + steps]]
     done += steps
     turn = {"seconds": seconds, "cpu_seconds": [2 * s for s in seconds], "losses": script["losses"][:done]}
     print(json.dumps(turn | {"peak_bytes": script["peak"]}), flush=True)
@@ -80,6 +81,14 @@ def test_sides_take_turns_and_the_ratio_is_of_the_same_steps(tmp_path):
     assert (ours.first_seconds, ours.seconds) == (7, ((1, 2), (2, 5)))
     assert found.figures["sides"]["ours"]["median_seconds"] == 2
     assert str(found.ratio) == "2.50 [2.25, 2.50]"
+
+
+@pytest.mark.parametrize(("other", "ratio"), [(16, 4), (2, 1)])  # beside the first way ours takes 1 s, then 2
+def test_a_ways_ratio_is_to_ours_that_took_turns_with_it(tmp_path, other, ratio):
+    peers = {"padded": {"seconds": [4] * 5}, "padding_free": {"seconds": [other] * 5}}
+    found, _ = run(tmp_path, work(), peers, seconds=[1] * 5, again=2)
+    assert found.best == ("padded" if other > 4 else "padding_free")
+    assert found.ratio == Ratio(ratio, ratio, ratio)
 
 
 def test_tokens_per_second_is_the_median_over_steps(tmp_path):
