@@ -85,6 +85,26 @@ def test_a_step_reaches_the_low_precision_copies(fused: bool) -> None:
     assert (after - before).abs().max() > 0.05
 
 
+def test_a_new_low_precision_copy_lies_where_the_last_one_lay() -> None:
+    linear = tiny_decoder(40).compute_in(torch.bfloat16).layers[0].qkv
+    before = linear.low()
+    place = before.data_ptr()
+    with torch.no_grad():
+        linear.weight.fill_(2.0)
+    assert linear.low().data_ptr() == place
+    assert before.unique().tolist() == [2.0]
+
+
+def test_a_graph_over_a_copy_that_was_written_over_is_refused() -> None:
+    decoder, packed = tiny_decoder(40).compute_in(torch.bfloat16), Packed.of([[1, 2, 3]])
+    loss = decoder(packed).sum()
+    with torch.no_grad():
+        decoder.layers[0].qkv.weight.fill_(2.0)
+        decoder(packed)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 def test_low_precision_copies_follow_copying_loading_and_replacing() -> None:
     decoder = tiny_decoder(40).compute_in(torch.bfloat16)
     linear = decoder.layers[0].qkv
@@ -92,7 +112,7 @@ def test_low_precision_copies_follow_copying_loading_and_replacing() -> None:
         kept = linear.low()
         assert linear.low() is kept  # made once
         twin = copy.deepcopy(decoder).layers[0].qkv
-        assert twin._low is None  # a copied network doesn't carry the other's copies as well
+        assert twin.low() is not kept  # a copied network doesn't write over the other's
         twin.weight.fill_(2.0)
         assert twin.low().unique().tolist() == [2.0]
         decoder.load_state_dict(tiny_decoder(40, seed=1).state_dict())

@@ -1,6 +1,7 @@
 """The one optimiser step: how a batch is cut cannot change a gradient, and bad numbers cannot change a weight."""
 
 import math
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from tutelage.errors import TrainingError
 from tutelage.learn.learner import Learner, OptimizerConfig, Part
 from tutelage.learn.sft import batches, mean_loss, sft_loss
-from tutelage.model.batch import Example, cut, pick
+from tutelage.model.batch import Batch, Example, cut, pick
 from tutelage.model.heads import Policy
 from tutelage.model.tiny import tiny_decoder
 
@@ -126,3 +127,38 @@ def test_cut_keeps_order_and_the_bound(lengths, most):
     groups = cut(lengths, most)
     assert [i for g in groups for i in g] == list(range(len(lengths)))
     assert all(sum(lengths[i] for i in g) <= most or len(g) == 1 for g in groups)
+
+
+class Unit(NamedTuple):
+    """A batch of one unit, whatever it holds."""
+
+    inner: Batch
+    units: float = 1.0
+
+
+@pytest.mark.parametrize("headed", [True, False])
+def test_rows_of_the_embedding_s_gradient_are_all_of_it(headed):
+    """On a CPU a policy's embedding has a gradient of a few rows; with a loss on the tied output matrix too it becomes
+    part of that one's, without it the learner has to lay it out."""
+    batch, most = Batch.of(EXAMPLES), 0.01
+    stepped, plain = tiny_decoder(64), tiny_decoder(64)
+    policy = Policy(stepped)
+
+    def loss_of(out):
+        return out.hidden.square().sum() - (out.logprob.sum() if headed else 0.0)
+
+    chosen = plain(batch.packed)[batch.index]
+    logprob = torch.log_softmax(chosen @ plain.embed.weight.T, -1).gather(1, batch.target[:, None])
+    (chosen.square().sum() - (logprob.sum() if headed else 0.0)).backward()
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=0.1, eps=1e-3, weight_decay=0.0)
+    norm = torch.nn.utils.clip_grad_norm_(plain.parameters(), most)
+    optimizer.step()
+
+    config = OptimizerConfig(
+        learning_rate=0.1, epsilon=1e-3, max_grad_norm=most, schedule="constant", weight_decay=0.0, beta2=0.999
+    )
+    learner = Learner(dict(stepped.named_parameters()), config, 10)
+    metrics = learner.update(Part([Unit(batch)], lambda b: (loss_of(policy(b.inner)), {})))
+    assert metrics["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
+    for (name, mine), theirs in zip(stepped.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=2e-4, rtol=1e-3, msg=name)

@@ -75,6 +75,17 @@ class Learner:
             fused=True,
         )
 
+    def _clip(self) -> float:
+        """The norm of all gradients, which are scaled to the greatest that is allowed where they are above it."""
+        for parameter in self.parameters.values():
+            if parameter.grad is not None and parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.to_dense()
+        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if norm > self.config.max_grad_norm:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), self.config.max_grad_norm, norm)
+        return float(norm)
+
     def learning_rate(self) -> float:
         """The rate of the step about to be made."""
         c = self.config
@@ -104,7 +115,7 @@ class Learner:
                 for name, value in metrics.items():
                     part_of = value.detach() / units  # stays where it is: nobody waits for a GPU here
                     logged[name] = logged[name] + part_of if name in logged else part_of
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm))
+        norm = self._clip()
         numbers = {name: float(value) for name, value in logged.items()}
         if not math.isfinite(norm):
             self.optimizer.zero_grad(set_to_none=True)

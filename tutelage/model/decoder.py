@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.model import native
@@ -131,7 +132,9 @@ class Decoder(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed: nn.Embedding = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+            nn.Embedding, config.vocab_size, config.hidden_size
+        )
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(nn.Parameter(torch.empty(config.hidden_size)), config.rms_norm_eps)
         self.lm_head = None if config.tie_embeddings else Linear(nn.Parameter(torch.empty_like(self.embed.weight)))
@@ -215,11 +218,21 @@ class Decoder(nn.Module):
         return x if rows is None or not isinstance(attend, Varlen) else x[rows]
 
     def forward(
-        self, packed: Packed, hidden: Tensor | None = None, start: int = 0, rows: Tensor | None = None
+        self,
+        packed: Packed,
+        hidden: Tensor | None = None,
+        start: int = 0,
+        rows: Tensor | None = None,
+        *,
+        sparse: bool = False,
     ) -> Tensor:
         """Packed rows → normed hidden states (T, H) fp32, or the (M, H) of these `rows` alone.
 
-        With `hidden`, begin at layer `start` from there.
+        With `hidden`, begin at layer `start` from there. `sparse`: on a CPU the embedding's gradient has rows for these
+        tokens alone. Autograd adds it in place to that of a tied output matrix, where the loss uses that too; where it
+        does not, somebody has to lay it out for the optimiser, as `Learner` does.
         """
+        if hidden is None and sparse and self.embed.weight.device.type == "cpu":
+            hidden = F.embedding(packed.tokens.cpu(), self.embed.weight, sparse=True)
         x: Tensor = self.norm(self.run(packed, start, len(self.layers), hidden, rows))
         return x

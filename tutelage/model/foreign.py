@@ -68,9 +68,15 @@ class ForeignDecoder(Decoder):
         raise ModelError(f"a {self.config.family} model runs whole through transformers, not layer by layer")
 
     def forward(
-        self, packed: Packed, hidden: Tensor | None = None, start: int = 0, rows: Tensor | None = None
+        self,
+        packed: Packed,
+        hidden: Tensor | None = None,
+        start: int = 0,
+        rows: Tensor | None = None,
+        *,
+        sparse: bool = False,
     ) -> Tensor:
-        """Packed rows → final hidden states (T, H) fp32, or those of `rows` (M,) alone.
+        """Packed rows → final hidden states (T, H) fp32, or those of `rows` (M,) alone; all gradients are dense.
 
         Raises ModelError when asked to begin at a later layer.
         """

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tutelage.model.batch import Batch, Packed
 from tutelage.model.decoder import Decoder
+from tutelage.model.linear import LowCopy
 from tutelage.model.maths import token_logprobs
 
 
@@ -31,14 +32,15 @@ class Policy(nn.Module):
     def __init__(self, decoder: Decoder) -> None:
         super().__init__()
         self.decoder = decoder
+        self._low = LowCopy()
 
     def forward(
         self, batch: Batch, *, temperature: float = 1.0, hidden: Tensor | None = None, start: int = 0
     ) -> PolicyOutput:
         """Log-probability of each target token. `hidden` (T, H) is the input of layer `start`, None to begin anew."""
-        chosen = self.decoder(batch.packed, hidden, start, batch.index)
+        chosen = self.decoder(batch.packed, hidden, start, batch.index, sparse=True)
         weight = self.decoder.head_weight()
-        low = weight if self.decoder.compute == weight.dtype else weight.to(self.decoder.compute)
+        low = self._low.of(weight, self.decoder.compute)
         target = batch.target.to(weight.device)
         pieces = self.decoder.pieces
         logprob, entropy = token_logprobs(chosen, weight, target, temperature=temperature, low=low, pieces=pieces)

@@ -29,6 +29,31 @@ def state_of(weight: Tensor) -> tuple[int, int]:
     return weight._version, weight.data_ptr()
 
 
+class LowCopy:
+    """A weight's copy in a lower number format, kept while the weight stands still.
+
+    On a CPU a new copy is written over the last one. A block of another step's among those of this one would split the
+    memory that they could share. A network that is copied makes its own.
+    """
+
+    def __init__(self) -> None:
+        self._kept: tuple[tuple[int, int], Tensor] | None = None  # (state of the weight, its copy)
+
+    def of(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        """The weight in that format, without a gradient; itself where it is in it already."""
+        if weight.dtype == dtype:
+            return weight
+        state, last = state_of(weight), None if self._kept is None else self._kept[1]
+        if self._kept is None or self._kept[0] != state or self._kept[1].dtype != dtype:
+            fits = last is not None and last.device.type == "cpu" and (last.dtype, last.shape) == (dtype, weight.shape)
+            with torch.no_grad():
+                self._kept = (state, last.copy_(weight) if fits and last is not None else weight.to(dtype))
+        return self._kept[1]
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "LowCopy":
+        return LowCopy()
+
+
 class _Product(torch.autograd.Function):
     """x (T, in) times a low-precision copy of the weight; the gradient reaches the weight in its own precision."""
 
@@ -57,7 +82,7 @@ class Linear(nn.Module):
         self.lora_b: nn.Parameter | None = None  # (out, rank)
         self.lora_scale = 0.0
         self.compute = torch.float32
-        self._low: tuple[tuple[int, int], Tensor] | None = None  # (state of the weight, its copy in the compute dtype)
+        self._low = LowCopy()
         self._panels: tuple[tuple[int, int], Tensor] | None = None  # the same, laid out for a few rows at a time
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,12 +102,7 @@ class Linear(nn.Module):
 
     def low(self) -> Tensor:
         """The weight in the compute dtype. A copy is kept while the weight stands still; gradients reach the weight."""
-        if self.weight.dtype == self.compute:
-            return self.weight
-        state = state_of(self.weight)
-        if self._low is None or self._low[0] != state or self._low[1].dtype != self.compute:
-            self._low = (state, self.weight.detach().to(self.compute))
-        return self._low[1]
+        return self._low.of(self.weight, self.compute)
 
     def lay_out(self, on: bool) -> None:
         """Keep the weight as `native.panels` too, as long as it stands still, for a sampler's rows; or no longer."""
@@ -104,9 +124,7 @@ class Linear(nn.Module):
 
     def lend(self, other: "Linear") -> None:
         """Let a layer over the same frozen weight use the same low-precision copy."""
-        with torch.no_grad():
-            self.low()
         other._low = self._low
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_low": None, "_panels": None}  # copies of the layer make their own
+        return {**self.__dict__, "_low": LowCopy(), "_panels": None}  # copies of the layer make their own

@@ -68,13 +68,14 @@ class _TokenLogprobs(torch.autograd.Function):
             return grad[:, None] * slope, None, None, None, None, None
         states, low, target, log_z = ctx.saved_tensors
         grad_hidden = torch.zeros(states.shape, device=states.device)
-        grad_weight = torch.zeros(low.shape, device=low.device)
+        grad_weight = torch.empty(low.shape, device=low.device)
         pull = grad / ctx.temperature
         for rows, words in _tiles(len(target), len(low), low.device):
             logits = F.linear(states[rows], low[words])
             push = ctx.pieces.pushed(logits, log_z[rows], target[rows] - words.start, pull[rows], ctx.temperature)
             grad_hidden[rows] += push @ low[words]
-            grad_weight[words] += push.T @ states[rows]
+            part = push.T @ states[rows]
+            grad_weight[words] = part if rows.start == 0 else grad_weight[words] + part
         return grad_hidden, grad_weight, None, None, None, None
 
 
