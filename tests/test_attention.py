@@ -13,6 +13,9 @@ from tutelage.model import attention
 from tutelage.model.attention import Attend, Products, rectangles
 from tutelage.model.batch import Packed
 from tutelage.model.fused_attention import Fused, Varlen
+from tutelage.model.kernels import has_products
+from tutelage.model.native_attention import Tasks
+from tutelage.model.spans import spans
 
 CPU = torch.device("cpu")
 WAYS = [Fused, Products, Varlen]
@@ -125,6 +128,60 @@ def test_low_precision_is_as_near_as_the_fused_kernel() -> None:
         pulled = torch.autograd.grad(found, rounded, push.bfloat16())
         for one, other in zip((found, *pulled), (want, *slopes), strict=True):
             assert float((one.detach().float() - other.detach()).norm() / other.detach().norm()) < 0.008
+
+
+HEADS = [(6, 2, 16), (4, 4, 32), (5, 1, 80), (9, 3, 64), (8, 1, 128)]
+
+
+@pytest.mark.skipif(not has_products(), reason="no kernel for this processor")
+@given(
+    st.lists(st.tuples(st.integers(1, 40), st.integers(0, 70)), min_size=1, max_size=4),
+    st.booleans(), st.sampled_from([None, 1, 7, 33]), st.sampled_from(HEADS),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_the_kernel_is_as_near_as_products(
+    rows: list[tuple[int, int]], share: bool, window: int | None, shape: tuple[int, int, int]
+) -> None:
+    """Rows of one token and many, with shared beginnings of any length: no further from exact than twice the other."""
+    packed = Packed.of(
+        [[*range(same), *range(1000 * i, 1000 * i + n)] for i, (n, same) in enumerate(rows, 1)], share=share
+    )
+    heads, groups, size = shape
+    g, n = torch.Generator().manual_seed(0), len(packed.tokens)
+    given_ = [torch.randn(n, many, size, generator=g).bfloat16() for many in (heads, groups, groups)]
+    push = torch.randn(n, heads * size, generator=g).bfloat16()
+    tasks, products = Tasks(spans(packed), window), Products(packed, window)
+    products.tasks.serves = lambda q, k: False  # type: ignore[method-assign]
+    found = []
+    for way, dtype in (
+        (Fused(packed, window, CPU), torch.float32),
+        (products, torch.bfloat16),
+        (tasks, torch.bfloat16),
+    ):
+        inputs = [x.to(dtype).requires_grad_() for x in given_]
+        out = way(*inputs)
+        found.append([x.detach().float() for x in (out, *torch.autograd.grad(out, inputs, push.to(dtype)))])
+    for exact, rounded, mine in zip(*found, strict=True):
+        scale = (
+            0.004 * float(push.float().norm()) / len(push) ** 0.5
+        )  # of a gradient that cancels out there is noise alone
+        assert float((mine - exact).norm()) <= 2 * float((rounded - exact).norm()) + scale
+
+
+@pytest.mark.skipif(not has_products(), reason="no kernel for this processor")
+def test_the_kernel_is_used_where_all_threads_have_work() -> None:
+    many, one = (Packed.of([list(range(n)) for n in rows]) for rows in ([9] * 8, [30]))
+    q, k = torch.zeros(72, 6, 16).bfloat16(), torch.zeros(72, 2, 16).bfloat16()
+    served = Products(many, None).tasks.serves
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert served(q, k)
+        assert not served(q.float(), k.float())
+        assert not served(q[..., :8], k[..., :8])
+        assert not Products(one, None).tasks.serves(q, k)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_each_device_has_its_way(monkeypatch: pytest.MonkeyPatch) -> None:

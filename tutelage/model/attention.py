@@ -1,15 +1,14 @@
 """Causal attention inside each of the packed sequences, and nowhere else.
 
-On a CPU by matrix products over a few rectangles (`Products`), on a GPU by fused kernels (`fused_attention.py`). Only
-here are rows padded. A beginning that several sequences share has one query for all of them, and its keys and values in
-each one's row.
+On a CPU by matrix products over a few rectangles (`Products`) or, where it has instructions for it, by a kernel of ours
+(`native_attention.py`); on a GPU by fused kernels (`fused_attention.py`). Only in rectangles are rows padded. A
+beginning that several sequences share has one query for all of them, and its keys and values in each one's row.
 
 Legend: T tokens, A heads, G key/value heads, R = A/G heads to each, D head size; N sequences of a rectangle, M their
 most own tokens, P their longest shared beginning, S = P + M.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +16,8 @@ from torch import Tensor
 
 from tutelage.model.batch import Packed
 from tutelage.model.fused_attention import Fused, Varlen
+from tutelage.model.native_attention import Tasks
+from tutelage.model.spans import Span, spans
 
 BLOCK = 256  # queries at once
 OVERHEAD = 4096  # scores of one head that can be computed in the time that one more rectangle takes to set up
@@ -32,20 +33,6 @@ def attention(packed: Packed, window: int | None, device: torch.device, compute:
     if device.type == "cuda" and compute in (torch.bfloat16, torch.float16):
         return Varlen(packed, window, device)
     return Fused(packed, window, device)
-
-
-@dataclass(frozen=True)
-class Span:
-    """What a sequence brings: own tokens from `start`, after `shared` ones that stand at `before`."""
-
-    start: int
-    own: int
-    before: Tensor | None  # (shared,) int64 places of the beginning that it shares with the sequence before it
-
-    @property
-    def shared(self) -> int:
-        """Tokens it shares."""
-        return 0 if self.before is None else len(self.before)
 
 
 class Rectangle:
@@ -125,7 +112,7 @@ class Rectangle:
         return left, right
 
 
-def rectangles(spans: Sequence[Span], window: int | None) -> list[Rectangle]:
+def rectangles(some: Sequence[Span], window: int | None) -> list[Rectangle]:
     """Spans of like sizes side by side: one more rectangle where that costs less than the padding it saves."""
     found: list[Rectangle] = []
     open_: list[Span] = []
@@ -134,7 +121,7 @@ def rectangles(spans: Sequence[Span], window: int | None) -> list[Rectangle]:
         most, shared = max(s.own for s in some), max(s.shared for s in some)
         return len(some) * most * (most + shared)
 
-    for span in sorted(spans, key=lambda s: (s.shared > 0, s.own, s.shared, s.start), reverse=True):
+    for span in sorted(some, key=lambda s: (s.shared > 0, s.own, s.shared, s.start), reverse=True):
         if open_ and cost([*open_, span]) > cost(open_) + cost([span]) + OVERHEAD:
             found.append(Rectangle(open_, window))
             open_ = []
@@ -143,18 +130,20 @@ def rectangles(spans: Sequence[Span], window: int | None) -> list[Rectangle]:
 
 
 class Products:
-    """Softmax between two batched matrix products. With low-precision inputs the scores are rounded to them."""
+    """Softmax between two batched matrix products. With low-precision inputs the scores are rounded to them.
+
+    Where there is a kernel for the inputs, it makes all of it, and rounds what is behind the softmax alone.
+    """
 
     def __init__(self, packed: Packed, window: int | None) -> None:
-        spans, at, first = [], 0, 0
-        for n, own in zip(packed.lengths, packed.own, strict=True):
-            before = None if own == n or packed.source is None else packed.source[at : at + n - own]
-            spans.append(Span(first, own, before))
-            at, first = at + n, first + own
-        self.rectangles = rectangles([s for s in spans if s.own], window)
+        own = spans(packed)
+        self.rectangles = rectangles(own, window)
+        self.tasks = Tasks(own, window)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See `Attend`."""
+        if self.tasks.serves(q, k):
+            return self.tasks(q, k, v)
         out: Tensor = _Products.apply(q, k, v, self)  # type: ignore[no-untyped-call]
         return out.flatten(1)
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from tutelage.model.download import cache_root
 
 SWITCH = "TUTELAGE_KERNELS"
-SOURCES = ("pieces.cpp", "decode.cpp", "product.cpp")
+SOURCES = ("pieces.cpp", "attention.cpp", "decode.cpp", "product.cpp")
 PANEL = 48  # words of a panel in product.cpp
 FLAGS = (
     "-std=c++17", "-O3", "-march=native", "-fPIC", "-fopenmp",
