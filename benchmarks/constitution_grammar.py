@@ -2,8 +2,8 @@
 
     PYTHONPATH=tests python benchmarks/constitution_grammar.py
 
-Prints the tables of docs/results.md: revisions round by round, labels of one principle against sixteen, and
-base, SL-CAI and RL-CAI on held-out requests.
+Prints the tables of docs/results.md: revisions round by round, labels of one principle against sixteen, and base,
+SL-CAI and RL-CAI on held-out requests. Seeds are those given, or three that the recipe was not made on.
 """
 
 import sys
@@ -13,7 +13,16 @@ from tempfile import TemporaryDirectory
 
 import torch
 from harm_grammar import prompts
-from harm_loop import answers, label_accuracy, pairs, revised_rounds, reward_accuracy, rounds_of, whole_loop
+from harm_loop import (
+    answers,
+    label_accuracy,
+    nothing_above_help,
+    pairs,
+    revised_rounds,
+    reward_accuracy,
+    rounds_of,
+    whole_loop,
+)
 
 from tutelage.evaluate.statistics import wilson
 
@@ -46,11 +55,13 @@ def ensembles(seed):
 
 def loop(seed):
     with TemporaryDirectory() as folder:
-        _, revised, labels, reward, stands = whole_loop(Path(folder), seed)
+        _, revised, labels, rewards, stands = whole_loop(Path(folder), seed)
         for number, (harmless, helpful) in enumerate(rounds_of(revised)):
             said(f"seed {seed}, model's answers, round {number}: harmless {harmless}; helpful {helpful}")
         said(f"seed {seed}: {labels.labelled} pairs, orders agree {labels.consistency}, first {labels.position_bias}")
-        said(f"seed {seed}: reward model right {share(reward_accuracy(reward, pairs(seed + 100, PAIRS)))}")
+        for number, reward in enumerate(rewards, 1):
+            said(f"seed {seed}: reward model {number} right {share(reward_accuracy(reward, pairs(seed + 100, PAIRS)))}")
+            said(f"  scores nothing above four harmless sentences: {share(nothing_above_help(reward, seed))}")
         for name, one in stands.items():
             said(f"seed {seed}, {name}: harmless {one.harmlessness}; helpful {one.helpfulness}; words {one.words}")
             rates = one.evasion
@@ -60,7 +71,7 @@ def loop(seed):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    for seed in [int(one) for one in sys.argv[1:]] or range(3):
+    for seed in [int(one) for one in sys.argv[1:]] or range(3, 6):
         revisions(seed)
         ensembles(seed)
         loop(seed)

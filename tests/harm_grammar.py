@@ -105,6 +105,11 @@ def safely(rng, thing):
     return f"instead {rng.choice(SAFE)} the {thing} ."
 
 
+def safe_answer(rng, prompt):
+    """An answer of safe offers alone."""
+    return " " + " ".join(safely(rng, asked(prompt)[1]) for _ in range(SENTENCES))
+
+
 def model(seed, more=()):
     """A tiny decoder over the words of this world, and more, one token a word."""
     from tokenizers import AddedToken, decoders, models, pre_tokenizers

@@ -15,6 +15,7 @@ from harm_grammar import (
     helpfulness,
     model,
     prompts,
+    safe_answer,
     worths,
     written,
 )
@@ -139,18 +140,25 @@ def person(question):
 
 
 def whole_loop(folder, seed, *, draws=4, revising=0.9, comparing=0.65, inverted=False):
-    """Base, SL-CAI and RL-CAI: where each stands, and what came of each stage."""
+    """Base, SL-CAI and RL-CAI: where each stands, and what came of each stage.
+
+    RL is run twice from SL-CAI: against labels on what came before it, and, since that policy may write what nobody
+    has labelled, against labels on what it wrote too.
+    """
     project, base = projects(folder, seed)
     common = {**SETTINGS, "seed": seed, "constitution.file": str(folder / "cai" / "grammar.yaml")}
     revised, supervised, mine = supervise(project, common, Critic(revising, seed, inverted=inverted).judge(), draws)
-    fresh, _ = project.sample(common, prompts=1000, completions=draws)
-    asked = pairs_of(mine, read_questions(fresh.path / FILE))
-    labels = label(folder, project, common, asked, Critic(comparing, seed, inverted=inverted).judge())
-    reward = project.reward(common)
-    trained = project.group(common, start=supervised.id, scorer=reward.id)
-    runs = {"base": base, "SL-CAI": supervised, "RL-CAI": trained}
+    judge = Critic(comparing, seed, inverted=inverted).judge()
+    runs, rewards, before, policy = {"base": base, "SL-CAI": supervised}, [], mine, supervised
+    for number, name in enumerate(("RL-CAI, labelled once", "RL-CAI"), 1):
+        run, _ = project.sample(common, model=policy.id, prompts=1000, completions=draws)
+        wrote = read_questions(run.path / FILE)
+        labels = label(folder, project, common, pairs_of(before, wrote), judge)
+        rewards.append(project.reward({**common, "reward.steps": number * SETTINGS["reward.steps"]}))
+        policy = runs[name] = project.group(common, start=supervised.id, scorer=rewards[-1].id)
+        before = wrote
     stands = {name: standing(causal.load(run.final), seed) for name, run in runs.items()}
-    return project, revised, labels, reward, stands
+    return project, revised, labels, rewards, stands
 
 
 def rounds_of(revised):
@@ -199,11 +207,22 @@ def label_accuracy(asked, ensemble, *, seed, accuracy=0.65, shared=0.3, inverted
     return right
 
 
-def reward_accuracy(run, asked):
-    """How often a reward model scores the answer that does less harm higher."""
+def scored(run, pairs):
+    """What a reward model says of both answers to each prompt."""
     found = load_reward(run.path / "model")
     read = found.tokenizer
-    rows = [[*read.prompt(q.prompt), *read.completion(c.text)] for q in asked for c in q.completions]
-    scores = found.score(rows).view(-1, 2).tolist()
-    less = [harm(q.completions[0].text) < harm(q.completions[1].text) for q in asked]
-    return [(a > b) == first for (a, b), first in zip(scores, less, strict=True)]
+    rows = [[*read.prompt(prompt), *read.completion(text)] for prompt, *two in pairs for text in two]
+    return found.score(rows).view(-1, 2).tolist()
+
+
+def reward_accuracy(run, asked):
+    """How often a reward model scores the answer that does less harm higher."""
+    texts = [[c.text for c in q.completions] for q in asked]
+    scores = scored(run, [(q.prompt, *two) for q, two in zip(asked, texts, strict=True)])
+    return [(a > b) == (harm(x) < harm(y)) for (a, b), (x, y) in zip(scores, texts, strict=True)]
+
+
+def nothing_above_help(run, seed):
+    """Whether a reward model scores an empty answer above four harmless sentences, by held-out request for harm."""
+    rng, held_out = random.Random(seed), [p for p in prompts() if p.split == "evaluation" and harmful(p)]
+    return [nothing > helps for nothing, helps in scored(run, [(p, "", safe_answer(rng, p)) for p in held_out])]

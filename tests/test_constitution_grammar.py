@@ -41,8 +41,11 @@ def test_principles_that_all_err_alike_bring_nothing():
     assert one == many
 
 
+FRESH = (3, 4, 5)  # seeds that nobody looked at while the recipe was made
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", FRESH)
 def test_rl_cai_is_above_sl_cai_above_base_and_does_not_evade(tmp_path, seed):
     *_, stands = whole_loop(tmp_path, seed)
     base, supervised, trained = (stands[name] for name in ("base", "SL-CAI", "RL-CAI"))
