@@ -11,6 +11,8 @@ import torch
 
 from tutelage.model.batch import Packed
 from tutelage.records import Message, Prompt
+from tutelage.sample.engine import Engine
+from tutelage.sample.sampler import SamplingParams
 
 DROP = object()  # close the connection without a word
 
@@ -120,3 +122,33 @@ def spoken_by(model):
         return chat(token, [(token, top)])
 
     return answer
+
+
+def written_by(model):
+    """What a model of ours writes, token by token, and where it is asked for them the likeliest others of each."""
+    tokenizer, alone = model.tokenizer, threading.Lock()  # a model answers one question at a time
+
+    def answer(body, _):
+        prompt = Prompt(messages=tuple(Message.model_validate(m) for m in body["messages"]))
+        params = SamplingParams(max_tokens=body["max_tokens"], temperature=0)
+        with alone, torch.no_grad():
+            tokens = tokenizer.prompt(prompt)
+            (one,) = Engine(model.decoder, tokenizer.end).generate([tokens], params, seed=0)
+            said = list(one.tokens[:-1] if one.finish == "stop" else one.tokens)
+            top = alternatives(model, tokens, said, body["top_logprobs"]) if body.get("logprobs") and said else None
+        status, headers, text = chat(tokenizer.decode(one.tokens), top)
+        return status, headers, text if one.finish == "stop" else text.replace('"stop"', '"length"')
+
+    return answer
+
+
+def alternatives(model, prompt, said, count):
+    """Each token said, with the probabilities of the likeliest that could stand in its place and its own."""
+    packed = Packed.of([[*prompt, *said]])
+    states = model.decoder(packed)[len(prompt) - 1 : -1]
+    probability = (states @ model.decoder.head_weight().T).double().softmax(1)
+    decode, found = model.tokenizer.decode, []
+    for token, row in zip(said, probability, strict=True):
+        likeliest = {decode([i]): float(row[i]) for i in [*reversed(row.topk(count).indices.tolist()), token]}
+        found.append((decode([token]), likeliest))
+    return found
