@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 
 from tutelage.bench.sides import Side, our_command
-from tutelage.bench.work import BenchConfig, environment, task
+from tutelage.bench.work import ROWS, BenchConfig, environment, task
 from tutelage.model.causal import load, model_folder
 
 HERE = Path(__file__).resolve().parents[1]
@@ -23,7 +23,7 @@ HERE = Path(__file__).resolve().parents[1]
 def asked() -> argparse.Namespace:
     """What the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("row")
+    parser.add_argument("row", choices=ROWS)
     parser.add_argument("steps", type=int)
     parser.add_argument("--a", nargs="*", default=[], metavar="NAME=VALUE", help="environment of a alone")
     parser.add_argument("--tree_a", type=Path, default=HERE, help="sources of a")

@@ -9,6 +9,7 @@ most own tokens, P their longest shared beginning, S = P + M.
 """
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from tutelage.model.batch import Packed
 from tutelage.model.fused_attention import Fused, Varlen
-from tutelage.model.native_attention import Tasks
+from tutelage.model.native_attention import Tasks, serves
 from tutelage.model.spans import Span, spans
 
 BLOCK = 256  # queries at once
@@ -136,13 +137,21 @@ class Products:
     """
 
     def __init__(self, packed: Packed, window: int | None) -> None:
-        own = spans(packed)
-        self.rectangles = rectangles(own, window)
-        self.tasks = Tasks(own, window)
+        self.spans, self.window = spans(packed), window
+
+    @cached_property
+    def rectangles(self) -> list[Rectangle]:
+        """What the products are over."""
+        return rectangles(self.spans, self.window)
+
+    @cached_property
+    def tasks(self) -> Tasks:
+        """What the kernel does instead."""
+        return Tasks(self.spans, self.window)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See `Attend`."""
-        if self.tasks.serves(q, k):
+        if serves(len(self.spans), q, k):
             return self.tasks(q, k, v)
         out: Tensor = _Products.apply(q, k, v, self)  # type: ignore[no-untyped-call]
         return out.flatten(1)

@@ -43,12 +43,15 @@ class LowCopy:
         """The weight in that format, without a gradient; itself where it is in it already."""
         if weight.dtype == dtype:
             return weight
-        state, last = state_of(weight), None if self._kept is None else self._kept[1]
-        if self._kept is None or self._kept[0] != state or self._kept[1].dtype != dtype:
-            fits = last is not None and last.device.type == "cpu" and (last.dtype, last.shape) == (dtype, weight.shape)
+        state, (known, last) = state_of(weight), self._kept or (None, None)
+        if last is None or (known, last.dtype) != (state, dtype):
             with torch.no_grad():
-                self._kept = (state, last.copy_(weight) if fits and last is not None else weight.to(dtype))
-        return self._kept[1]
+                if last is not None and last.device.type == "cpu" and (last.dtype, last.shape) == (dtype, weight.shape):
+                    last.copy_(weight)
+                else:
+                    last = weight.to(dtype)
+            self._kept = (state, last)
+        return last
 
     def __deepcopy__(self, memo: dict[int, object]) -> "LowCopy":
         return LowCopy()

@@ -13,6 +13,12 @@ from tutelage.model.kernels import call, has_products
 from tutelage.model.spans import Span
 
 
+def serves(sequences: int, q: Tensor, k: Tensor) -> bool:
+    """Whether the kernel is there for these, and there are enough heads of sequences for all threads."""
+    fits = q.dtype == torch.bfloat16 and q.shape[-1] % 16 == 0 and has_products()
+    return fits and sequences * k.shape[1] >= 2 * torch.get_num_threads()
+
+
 class Tasks:
     """The sequences as the kernel reads them."""
 
@@ -24,12 +30,6 @@ class Tasks:
         keys = [(*([] if s.before is None else [s.before]), torch.arange(s.start, s.start + s.own)) for s in spans]
         self.keys = torch.cat([part for parts in keys for part in parts])  # (F,) places in the packed rows
         self.window = window or 0
-
-    def serves(self, q: Tensor, k: Tensor) -> bool:
-        """Whether the kernel is there for these, and there are enough heads of sequences for all threads."""
-        tasks = len(self.spans) * k.shape[1]
-        fits = q.dtype == torch.bfloat16 and q.shape[-1] % 16 == 0 and has_products()
-        return fits and tasks >= 2 * torch.get_num_threads()
 
     def summed(self, back: Tensor, like: Tensor) -> Tensor:
         """Gradients of all sequences' keys (F, G, D) → of the packed rows' (T, G, D)."""

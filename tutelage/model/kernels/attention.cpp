@@ -111,7 +111,7 @@ struct Block {
   int64_t low(const Sequence& s, int64_t row) const { return window ? std::max<int64_t>(0, high(s, row) - window) : 0; }
 };
 
-// Where the rows of a block begin in x (T, A, D); one more, of zeros, where they are odd in number.
+// Where the rows of a block begin in x (T, A, D).
 static void rows_of(const uint16_t* x, const Sequence& s, const Block& block, int64_t A, int64_t D,
                     std::vector<const uint32_t*>& out) {
   out.clear();
@@ -126,6 +126,19 @@ static void interleave(const std::vector<const uint32_t*>& rows, int64_t D, cons
   out.resize((many + 1) / 2 * D);
   const auto at = [&](int64_t i) { return i < many ? reinterpret_cast<const uint16_t*>(rows[i]) : room.zero.data(); };
   for (int64_t i = 0; i < many; i += 2) side_by_side(at(i), at(i + 1), out.data() + i / 2 * D, D);
+}
+
+// What stands in `low` (rows, keys) times what stands in `paired`, to the rows' places in x (T, A, D).
+static void weighed(const Sequence& s, const Block& block, int64_t A, int64_t D, Room& room, uint16_t* x) {
+  const int64_t M = block.rows(), N = block.last - block.first;
+  room.column.resize(M);
+  for (int64_t m = 0; m < M; ++m) room.column[m] = reinterpret_cast<const uint32_t*>(room.low.data() + m * N);
+  room.sum.resize(M * D);
+  product(M, D, room.column.data(), 1, room.paired.data() + block.first / 2 * D, D, room.sum.data(), D, N / 2, false);
+  for (int64_t m = 0; m < M; ++m) {
+    uint16_t* to = x + (s.start + block.from + m / block.R) * A * D + m % block.R * D;
+    for (int64_t d = 0; d < D; ++d) to[d] = rounded(room.sum[m * D + d]);
+  }
 }
 
 static void forward(const uint16_t* q, const uint16_t* k, const uint16_t* v, const Sequence& s, uint16_t* out, float* log_z,
@@ -155,14 +168,7 @@ static void forward(const uint16_t* q, const uint16_t* k, const uint16_t* v, con
       for (int64_t j = low; j < high; ++j) to[j] = rounded(score[j] * share);
       log_z[(s.start + b + m / R) * A + m % R] = most * scale + std::log(total);
     }
-    room.column.resize(M);
-    for (int64_t m = 0; m < M; ++m) room.column[m] = reinterpret_cast<const uint32_t*>(room.low.data() + m * N);
-    room.sum.resize(M * D);
-    product(M, D, room.column.data(), 1, room.paired.data() + block.first / 2 * D, D, room.sum.data(), D, N / 2, false);
-    for (int64_t m = 0; m < M; ++m) {
-      uint16_t* to = out + (s.start + b + m / R) * A * D + m % R * D;
-      for (int64_t d = 0; d < D; ++d) to[d] = rounded(room.sum[m * D + d]);
-    }
+    weighed(s, block, A, D, room, out);
   }
 }
 
@@ -211,14 +217,8 @@ static void backward(const uint16_t* q, const uint16_t* k, const uint16_t* v, co
       side_by_side(room.share.data() + m * N, room.share.data() + (m + 1) * N, room.across.data() + m / 2 * N, N);
       side_by_side(room.low.data() + m * N, room.low.data() + (m + 1) * N, room.slope.data() + m / 2 * N, N);
     }
-    room.column.resize(std::max(M, N));
-    for (int64_t m = 0; m < M; ++m) room.column[m] = reinterpret_cast<const uint32_t*>(room.low.data() + m * N);
-    room.sum.resize(M * D);
-    product(M, D, room.column.data(), 1, room.paired.data() + block.first / 2 * D, D, room.sum.data(), D, N / 2, false);
-    for (int64_t m = 0; m < M; ++m) {
-      uint16_t* to = grad_q + (s.start + b + m / R) * A * D + m % R * D;
-      for (int64_t d = 0; d < D; ++d) to[d] = rounded(room.sum[m * D + d]);
-    }
+    weighed(s, block, A, D, room, grad_q);
+    room.column.resize(N);
     for (int64_t j = 0; j < N; ++j) room.column[j] = room.across.data() + j;
     product(N, D, room.column.data(), N, room.push.data(), D, room.back_v.data() + block.first * D, D, even, true);
     for (int64_t j = 0; j < N; ++j) room.column[j] = room.slope.data() + j;
