@@ -15,7 +15,7 @@ from tutelage.bench.growth import Curve, Point, draw, shape
 from tutelage.bench.measure import Ratio, RowFigures, facts, measure, record
 from tutelage.bench.ours import STEPS, network, reward_head
 from tutelage.bench.sides import Side, peer_python
-from tutelage.bench.work import ROWS, BenchConfig, Task, chosen_rows, environment, task, worked_tokens
+from tutelage.bench.work import ROWS, BenchConfig, Task, chosen_rows, environment, spread, task, worked_tokens
 from tutelage.commands.bench import TINY, bench
 from tutelage.errors import ConfigError, ModelError
 from tutelage.model.batch import Packed
@@ -219,6 +219,23 @@ def test_the_whole_path_on_a_tiny_model(tmp_path):
     assert again["help_seconds"] > 0
     assert again["settings"]["model"] == "tiny"
     assert answer.figures["rows"]["sft"]["target"] == 4.0
+
+
+def test_no_weight_stays_between_two_numbers_of_bf16():
+    halfway = 1 + 1 / 256  # bf16 goes from 1 to 1 + 1/128
+    network, other = (torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.RMSNorm(256)) for _ in range(2))
+    for one in (network, other):
+        for weight in one.parameters():
+            torch.nn.init.constant_(weight, halfway)
+        spread(one, seed=3)
+    weight = network[0].weight.detach()
+    assert torch.equal(weight, other[0].weight)
+    away = weight / halfway - 1
+    assert 0.99 / 256 < float(away.abs().max()) <= 1 / 256
+    assert abs(float(away.mean())) < 1e-4
+    rounded = weight.bfloat16()
+    assert 0.45 < float((rounded > halfway).float().mean()) < 0.55  # an update moves some across, and not all
+    assert torch.equal(network[1].weight.detach(), torch.full((256,), halfway))
 
 
 def test_rows_and_ways_are_checked():

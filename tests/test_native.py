@@ -95,6 +95,20 @@ def test_a_tile_of_logits(dtype: torch.dtype, temperature: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("words", [1, 5, 63, 64, 65, 130])
+def test_the_greatest_logit_is_found_wherever_it_lies(dtype: torch.dtype, words: int) -> None:
+    logits = torch.full((words, words), -256.0).fill_diagonal_(256.0).to(dtype)  # apart by more than e^x can bear
+    target = torch.arange(words)
+    log_z, mean, own = native.tallied(logits, target, 1.0)
+    assert torch.equal(log_z, torch.full((words,), 256.0))
+    assert torch.equal(mean, log_z)
+    assert torch.equal(own, log_z)
+    tokens, logprobs = decoding.draw(logits, torch.full((words,), 0.5, dtype=torch.float64), 1.0)
+    assert torch.equal(tokens, target)
+    assert torch.equal(logprobs, torch.zeros(words))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", [64, 128, 24])
 @pytest.mark.parametrize("window", [None, 3])
 def test_looking_back(dtype: torch.dtype, size: int, window: int | None) -> None:

@@ -13,7 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import Field
+from torch import nn
 
 from tutelage.allocator import SETTINGS
 from tutelage.config import Section, Seed
@@ -38,7 +40,7 @@ ROWS: dict[RowName, Row] = {
     "reward": Row("reward model, pairs", 2, "trl", ("padded", "compiled"), 3.0),
     "reward4": Row("reward model, rankings of 4", 4, "trl", ("padded", "compiled"), 4.0),
     "dpo": Row("DPO, reference computed once", 2, "trl", ("padded", "compiled"), 4.0),
-    "ppo": Row("PPO, four networks", 0, "trl_ppo", ("padded",), 5.0),
+    "ppo": Row("PPO, four networks", 0, "trl_ppo", ("padded", "compiled"), 5.0),
     "ppo_shared": Row("PPO, shared trunk (fewer networks trained)", 0, "trl_ppo", ("padded",), 8.0),
     "generate": Row("generation", 0, "transformers", ("dynamic", "static", "compiled"), 4.0),
     "lengths": Row("generation, lengths drawn", 0, "transformers", ("dynamic",), 6.0),
@@ -74,6 +76,8 @@ class BenchConfig(Section):
     """Threads of each side."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-6
     """Constant, so that the losses of both sides can be compared."""
+    spread: bool = True
+    """Move each weight both sides load by up to 1/256 of itself, so that none lies exactly between two bf16 numbers."""
     tuned: bool = True
     """Give both sides the allocator settings that large freed blocks ask for."""
     seed: Seed = 0
@@ -144,6 +148,16 @@ def task(row: RowName, config: BenchConfig, *, model: str, dtype: str, vocabular
         answers=[[tokens(r.randint(config.shortest, config.longest)) for _ in range(spec.answers)] for _ in prompts],
         lengths=[r.randint(max(1, config.new_tokens // 8), config.new_tokens) for _ in prompts],
     )
+
+
+@torch.no_grad()
+def spread(network: nn.Module, seed: int) -> None:
+    """Move each weight of every matrix by up to 1/256 of itself, half a step of bf16 or more, evenly to both sides."""
+    generator = torch.Generator().manual_seed(seed)
+    for weight in network.parameters():
+        if weight.dim() == 2:
+            moved = 1 + (2 * torch.rand(weight.shape, generator=generator) - 1) / 256
+            weight.mul_(moved.to(weight.device))
 
 
 def worked_tokens(one: Task, step: int) -> int:

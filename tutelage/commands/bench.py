@@ -12,7 +12,7 @@ from rich.console import Group
 from tutelage.bench.growth import Curve, curves, draw
 from tutelage.bench.measure import OURS, RowFigures, facts, help_seconds, measure, record
 from tutelage.bench.sides import SCRIPTS, our_command, peer_command
-from tutelage.bench.work import ROWS, BenchConfig, RowName, chosen_rows, task
+from tutelage.bench.work import ROWS, BenchConfig, RowName, chosen_rows, spread, task
 from tutelage.commands.flags import Json, with_settings
 from tutelage.errors import ConfigError
 from tutelage.model.causal import best_compute, best_device, load, save
@@ -93,6 +93,8 @@ def _compare(
 ) -> list[RowFigures]:
     """Every row, one after another. The model is read once here and saved where both sides can load it."""
     model = load(config.model)
+    if config.spread:
+        spread(model.decoder, config.seed)
     source = place / "model"
     save(model, source)
     dtype = str(best_compute(best_device())).removeprefix("torch.")

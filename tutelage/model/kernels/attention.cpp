@@ -9,7 +9,6 @@
 // keys, of which the last `own` are its own tokens'. "Pairs": two bf16 in 32 bits, which one instruction multiplies.
 
 #include <algorithm>
-#include <limits>
 #include <vector>
 
 #include "numbers.h"
@@ -158,8 +157,8 @@ static void forward(const uint16_t* q, const uint16_t* k, const uint16_t* v, con
       float* score = room.score.data() + m * N;
       uint16_t* to = room.low.data() + m * N;
       const int64_t low = block.low(s, m), high = block.high(s, m);
-      float most = -std::numeric_limits<float>::infinity(), total = 0;
-      for (int64_t j = low; j < high; ++j) most = score[j] > most ? score[j] : most;
+      const float most = greatest(score + low, high - low);
+      float total = 0;
       for (int64_t j = low; j < high; ++j) {
         score[j] = exponential((score[j] - most) * scale);
         total += score[j];

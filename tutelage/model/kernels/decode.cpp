@@ -32,8 +32,8 @@ static void look(const low* __restrict__ asked, const low* __restrict__ keys, co
     }
   }
   for (int64_t r = 0; r < R; ++r) {
-    float most = -std::numeric_limits<float>::infinity(), total = 0;
-    for (int64_t t = 0; t < n; ++t) most = weight[r * n + t] > most ? weight[r * n + t] : most;
+    const float most = greatest(weight + r * n, n);
+    float total = 0;
     for (int64_t t = 0; t < n; ++t) {
       weight[r * n + t] = exponential(weight[r * n + t] - most);
       total += weight[r * n + t];
@@ -108,8 +108,7 @@ static void drawn(const low* logits, const double* uniform, int64_t* token, floa
 #pragma omp for schedule(static)
     for (int64_t b = 0; b < B; ++b) {
       const low* row = logits + b * V;
-      float most = -std::numeric_limits<float>::infinity();
-      for (int64_t i = 0; i < V; ++i) most = std::max(most, as<float>(row[i]));
+      const float most = greatest(row, V);
       double total = 0;
       for (int64_t j = 0; j < blocks; ++j) {
         float sum = 0;

@@ -50,6 +50,27 @@ inline float exponential(float x) {
   return p * power;
 }
 
+// The greatest of n numbers, NaN left aside; −∞ of none. A plain loop would wait for each comparison before the next one.
+template <typename low>
+inline float greatest(const low* x, int64_t n) {
+  constexpr int64_t lanes = 64;
+  float most[lanes];
+  for (int64_t j = 0; j < lanes; ++j) most[j] = -INFINITY;
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes)
+    for (int64_t j = 0; j < lanes; ++j) {
+      const float one = as<float>(x[i + j]);
+      most[j] = one > most[j] ? one : most[j];
+    }
+  for (int64_t j = 0; i + j < n; ++j) {
+    const float one = as<float>(x[i + j]);
+    most[j] = one > most[j] ? one : most[j];
+  }
+  for (int64_t half = lanes / 2; half; half /= 2)
+    for (int64_t j = 0; j < half; ++j) most[j] = most[half + j] > most[j] ? most[half + j] : most[j];
+  return most[0];
+}
+
 inline int thread() {
 #ifdef _OPENMP
   return omp_get_thread_num();

@@ -145,11 +145,8 @@ static void tallied(const low* logits, const int64_t* target, float* log_z, floa
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t t = 0; t < T; ++t) {
     const low* row = logits + t * w;
-    float most = -INFINITY, sum = 0, along = 0;
-    for (int64_t i = 0; i < w; ++i) {
-      const float x = as<float>(row[i]);
-      most = x > most ? x : most;
-    }
+    const float most = greatest(row, w);
+    float sum = 0, along = 0;
     for (int64_t i = 0; i < w; ++i) {
       const float above = (as<float>(row[i]) - most) * cold, p = exponential(above);
       sum += p;
