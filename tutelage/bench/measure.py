@@ -161,7 +161,7 @@ def measure(
     best = max(found, key=lambda name: found[name].tokens_per_second, default="")
     sides = {OURS: beside[best], **found}
     if task.dtype != "float32" and sides[OURS].losses:
-        sides[FULL] = _in_fp32(replace(task, dtype="float32", way=FULL), ours, folder, around, tokens)
+        sides[FULL] = _in_fp32(replace(task, dtype="float32", way=FULL), config, ours, folder, around, tokens)
     return RowFigures(row, sides, failed)
 
 
@@ -207,12 +207,18 @@ def _in_turns(
 
 
 def _in_fp32(
-    task: Task, ours: Sequence[str], folder: Path, around: Mapping[str, str], tokens: Sequence[int]
+    task: Task,
+    config: BenchConfig,
+    ours: Sequence[str],
+    folder: Path,
+    around: Mapping[str, str],
+    tokens: Sequence[int],
 ) -> SideFigures:
-    """Our side again in fp32, for its losses: what both sides' are compared with."""
+    """Our side again in fp32, in as many rounds, for its losses: what both sides' are compared with."""
     side = Side.start(FULL, [*ours, str(task.write(folder / "fp32.json"))], folder, around)
     try:
-        return SideFigures.of(side, side.turn(1), [side.turn(task.total_steps - 1)], tokens)
+        first = side.turn(1)
+        return SideFigures.of(side, first, [side.turn(config.steps) for _ in range(config.rounds)], tokens)
     finally:
         side.end()
 
