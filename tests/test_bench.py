@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,13 +12,15 @@ import torch.nn.functional as F
 
 from tutelage.allocator import SETTINGS
 from tutelage.bench import measure as measuring
-from tutelage.bench.growth import Curve, Point, draw, shape
+from tutelage.bench.figure import draw_growth, draw_ratios
+from tutelage.bench.growth import Curve, Point, shape
 from tutelage.bench.measure import Ratio, RowFigures, facts, measure, record
 from tutelage.bench.ours import STEPS, network, reward_head
 from tutelage.bench.sides import Side, peer_python
 from tutelage.bench.work import ROWS, BenchConfig, Task, chosen_rows, environment, spread, task, worked_tokens
 from tutelage.commands.bench import TINY, bench
-from tutelage.errors import ConfigError, ModelError
+from tutelage.errors import ConfigError, DataError, ModelError
+from tutelage.evaluate.figures import COLOURS
 from tutelage.model.batch import Packed
 from tutelage.model.causal import Model, best_compute
 from tutelage.model.tiny import tiny_decoder, tiny_tokenizer
@@ -207,12 +210,13 @@ def test_our_side_of_every_row_runs(row):
 
 
 def test_the_whole_path_on_a_tiny_model(tmp_path):
-    answer = bench("sft", tiny=True, record_to=tmp_path / "new" / "history.jsonl")
+    answer = bench("sft", tiny=True, record_to=tmp_path / "new" / "history.jsonl", figure=tmp_path / "ratios.svg")
     again = json.loads((tmp_path / "new" / "history.jsonl").read_text())
     row = again["rows"]["sft"]
     full = {"ours in fp32"} if best_compute() != torch.float32 else set()  # only where products run in another format
     assert set(row["sides"]) == {"ours", "fake"} | full
     assert row["best"] == "fake"
+    assert f">{row['ratio']['median']:.2f}<" in (tmp_path / "ratios.svg").read_text()
     assert 0 < row["ratio"]["low"] <= row["ratio"]["median"] <= row["ratio"]["high"]
     assert len(row["sides"]["ours"]["losses"]) == 5
     assert row["sides"]["ours"]["versions"]["torch"] == torch.__version__
@@ -243,6 +247,8 @@ def test_rows_and_ways_are_checked():
     assert chosen_rows([]) == list(ROWS)
     with pytest.raises(ConfigError, match="growth is measured alone"):
         bench("growth", "sft", tiny=True)
+    with pytest.raises(ConfigError, match="--no-peers leaves them out"):
+        bench("sft", tiny=True, peers=False, figure=Path("none.svg"))
     with pytest.raises(ConfigError, match="--ways names 'paddd'"):
         bench("sft", ways="paddd", tiny=True)
 
@@ -259,8 +265,25 @@ def test_a_line_of_the_history_says_where_it_comes_from(tmp_path):
 
 def test_curves_are_drawn(tmp_path):
     points = tuple(Point(str(n), n, 100.0 / n, 10**8 * n) for n in (1, 2, 4))
-    draw([Curve("SFT by batch", "sequences", points)], tmp_path / "growth.png")
+    draw_growth([Curve("SFT by batch", "sequences", points)], tmp_path / "growth.png")
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_ratios_are_drawn(tmp_path):
+    def row(target, median):
+        return {"target": target, "ratio": median and {"median": median, "low": median - 0.2, "high": median + 0.3}}
+
+    rows = {"dpo": row(4.0, 4.1), "reward": row(3.0, None), "sft": row(4.0, 2.4)}
+    draw_ratios(rows, tmp_path / "ratios.svg")
+    drawn = (tmp_path / "ratios.svg").read_text()
+    places = [drawn.index(f">{word}<") for word in ("SFT", ROWS["dpo"].what, "2.40", "4.10")]
+    assert places == sorted(places)
+    assert ROWS["reward"].what not in drawn
+    assert all(f"fill: {colour}" in drawn for colour in COLOURS[1:3])  # the target missed, and met
+    draw_ratios({"sft": row(2.0, 2.4)}, tmp_path / "met.svg")
+    assert f"fill: {COLOURS[1]}" not in (tmp_path / "met.svg").read_text()
+    with pytest.raises(DataError, match="no row was measured beside a peer"):
+        draw_ratios({"reward": row(3.0, None)}, tmp_path / "none.svg")
 
 
 def test_a_side_that_ends_is_waited_for(tmp_path):

@@ -11,7 +11,6 @@ from statistics import median
 
 from tutelage.bench.sides import Side, our_command
 from tutelage.bench.work import BenchConfig, Task, environment, task, worked_tokens
-from tutelage.evaluate.figures import STYLE
 from tutelage.model.decoder import DecoderConfig
 from tutelage.progress import progress
 
@@ -113,24 +112,3 @@ def _point(at: str, work: Task, config: BenchConfig, folder: Path) -> Point:
     tokens = [worked_tokens(work, i) for i in range(1, work.total_steps)]
     rate = median(n / s for n, s in zip(tokens, turn.seconds, strict=True))
     return Point(at, median(tokens), rate, turn.peak_bytes)
-
-
-def draw(found: Sequence[Curve], path: Path) -> None:
-    """Speed and memory of each curve, side by side."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    with rc_context(STYLE):
-        sheet = Figure(figsize=(3.2 * len(found), 5.2), layout="constrained")
-        rows = sheet.subplots(2, len(found), squeeze=False)
-        for place, curve in enumerate(found):
-            names = [p.at for p in curve.points]
-            rows[0][place].plot(names, [p.tokens_per_second for p in curve.points], "o-")
-            rows[1][place].plot(names, [p.peak_bytes / 1e6 for p in curve.points], "o-")
-            rows[0][place].set_title(curve.title.partition(",")[0])
-            rows[1][place].set_xlabel(curve.along)
-            for row in rows:
-                row[place].set_ylim(bottom=0)
-        rows[0][0].set_ylabel("tokens/s")
-        rows[1][0].set_ylabel("peak memory, MB")
-        sheet.savefig(path, dpi=110)

@@ -9,7 +9,8 @@ import torch
 from cyclopts import Parameter
 from rich.console import Group
 
-from tutelage.bench.growth import Curve, curves, draw
+from tutelage.bench.figure import draw_growth, draw_ratios
+from tutelage.bench.growth import Curve, curves
 from tutelage.bench.measure import OURS, RowFigures, facts, help_seconds, measure, record
 from tutelage.bench.sides import SCRIPTS, our_command, peer_command
 from tutelage.bench.work import ROWS, BenchConfig, RowName, chosen_rows, spread, task
@@ -51,12 +52,14 @@ def bench(
     record_to
         Append the figures to this file, one line of JSON each time: `benchmarks/history.jsonl`.
     figure
-        Draw the curves of `growth` into this file.
+        Draw the ratios, or the curves of `growth`, into this file.
     tiny
         A check in seconds: a model that knows nothing, few tokens, and a peer that only waits.
     json
         End standard output with one line of JSON; everything else goes to standard error.
     """
+    if figure is not None and not peers and "growth" not in rows:
+        raise ConfigError("--figure draws ratios to a peer, and --no-peers leaves them out")
     config = resolve(BenchConfig, [Layer(FLAG, nested(settings))], base=TINY if tiny else None)
     with tempfile.TemporaryDirectory() as place:
         if "growth" in rows:
@@ -65,8 +68,6 @@ def bench(
             grown = curves(config, Path(place), small=tiny)
             figures = facts(config) | {"growth": grown}
             shown = Group(*(_curve(one) for one in grown))
-            if figure is not None:
-                draw(grown, figure)
         else:
             found = _compare(chosen_rows(rows), config, Path(place), _ways(ways), peers=peers, tiny=tiny)
             figures = facts(config) | {
@@ -76,6 +77,10 @@ def bench(
             shown = Group(*_tables(found, figures["help_seconds"]))
     if record_to is not None:
         record(record_to, plain(figures))
+    if figure is not None and "growth" in rows:
+        draw_growth(grown, figure)
+    elif figure is not None:
+        draw_ratios(plain(figures)["rows"], figure)
     return Answer(shown, figures)
 
 
