@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from tutelage.allocator import SETTINGS
+from tutelage.bench import growth
 from tutelage.bench import measure as measuring
 from tutelage.bench.figure import draw_growth, draw_ratios
 from tutelage.bench.growth import Curve, Point, shape
@@ -265,7 +266,23 @@ def test_a_line_of_the_history_says_where_it_comes_from(tmp_path):
 
 def test_curves_are_drawn(tmp_path):
     points = tuple(Point(str(n), n, 100.0 / n, 10**8 * n) for n in (1, 2, 4))
-    draw_growth([Curve("SFT by batch", "sequences", points)], tmp_path / "growth.png")
+    draw_growth([Curve("SFT by batch", "sequences", points)], tmp_path / "growth.svg")
+    drawn = (tmp_path / "growth.svg").read_text()
+    assert all(f">{word}<" in drawn for word in ("SFT by batch", "sequences", "tokens/s", "1", "2", "4"))
+
+
+def test_growth_is_measured_in_the_machines_best_format(tmp_path, monkeypatch):
+    seen = []
+
+    def point(at, one, config, folder):
+        seen.append(one)
+        return Point(at, 1.0, 100.0, 10**8)
+
+    monkeypatch.setattr(growth, "_point", point)
+    found = bench("growth", tiny=True, figure=tmp_path / "growth.png").figures["growth"]
+    assert {f"torch.{one.dtype}" for one in seen} == {str(best_compute())}
+    assert [len(curve.points) for curve in found] == [2] * 5
+    assert [one.rank for one in seen if one.rank] == [1, 4]
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -55,7 +55,7 @@ def draw_growth(found: Sequence[Curve], path: Path) -> None:
             rows[0][place].set_title(curve.title.partition(",")[0])
             rows[1][place].set_xlabel(curve.along)
             for row in rows:
-                row[place].set_ylim(bottom=0)
+                row[place].set_ylim(0, 1.1 * row[place].dataLim.ymax)
         rows[0][0].set_ylabel("tokens/s")
         rows[1][0].set_ylabel("peak memory, MB")
         sheet.savefig(path, dpi=110)

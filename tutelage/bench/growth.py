@@ -62,8 +62,8 @@ def shape(layers: int, width: int, vocabulary: int) -> DecoderConfig:
     )
 
 
-def curves(config: BenchConfig, folder: Path, *, small: bool = False) -> list[Curve]:
-    """Measure all of them; `small` does two points of each on the smallest shape."""
+def curves(config: BenchConfig, folder: Path, dtype: str, *, small: bool = False) -> list[Curve]:
+    """Measure all of them, with products in `dtype`; `small` does two points of each on the smallest shape."""
     vocabulary = 512 if small else 49_152
     least = asdict(shape(*SHAPES["5M"], vocabulary))
     few = slice(0, 2 if small else None)
@@ -71,7 +71,7 @@ def curves(config: BenchConfig, folder: Path, *, small: bool = False) -> list[Cu
     def job(row: str, batch: int, prompt: int, answer: int, completions: int = 1) -> Task:
         """Steps of this work on the smallest shape."""
         sizes = {"batch": batch, "prompt": prompt, "shortest": answer, "longest": answer}
-        made = task("sft" if row == "sft" else "reward4", config.model_copy(update=sizes), model="", dtype="float32",
+        made = task("sft" if row == "sft" else "reward4", config.model_copy(update=sizes), model="", dtype=dtype,
                     vocabulary=vocabulary)  # fmt: skip
         answers = [(some * completions)[:completions] for some in made.answers]
         return replace(made, shape=least, answers=answers)

@@ -65,7 +65,7 @@ def bench(
         if "growth" in rows:
             if len(rows) > 1:
                 raise ConfigError("growth is measured alone: name the other rows in another command")
-            grown = curves(config, Path(place), small=tiny)
+            grown = curves(config, Path(place), _products(), small=tiny)
             figures = facts(config) | {"growth": grown}
             shown = Group(*(_curve(one) for one in grown))
         else:
@@ -102,16 +102,20 @@ def _compare(
         spread(model.decoder, config.seed)
     source = place / "model"
     save(model, source)
-    dtype = str(best_compute(best_device())).removeprefix("torch.")
     found = []
     for row in rows:
-        work = task(row, config, model=str(source), dtype=dtype, vocabulary=model.decoder.config.vocab_size)
+        work = task(row, config, model=str(source), dtype=_products(), vocabulary=model.decoder.config.vocab_size)
         folder = place / row
         folder.mkdir()
         others = _peers(row, ways, tiny=tiny) if peers else {}
         with progress(f"Bench {row}", config.rounds * max(1, len(others))) as report:
             found.append(measure(work, config, our_command(), others, folder, report))
     return found
+
+
+def _products() -> str:
+    """The number format of both sides' matrix products: the machine's best."""
+    return str(best_compute(best_device())).removeprefix("torch.")
 
 
 def _peers(row: RowName, ways: Sequence[str], *, tiny: bool) -> Mapping[str, Sequence[str]]:
