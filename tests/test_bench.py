@@ -19,6 +19,7 @@ from tutelage.bench.measure import Ratio, RowFigures, facts, measure, record
 from tutelage.bench.ours import STEPS, network, reward_head
 from tutelage.bench.sides import Side, peer_python
 from tutelage.bench.work import ROWS, BenchConfig, Task, chosen_rows, environment, spread, task, worked_tokens
+from tutelage.commands import bench as command
 from tutelage.commands.bench import TINY, bench
 from tutelage.errors import ConfigError, DataError, ModelError
 from tutelage.evaluate.figures import COLOURS
@@ -126,11 +127,19 @@ def test_it_is_an_error_when_our_side_dies(tmp_path):
         run(tmp_path, work(), {"padded": {"seconds": [1] * 5}}, seconds=[1] * 5, dies_after=3)
 
 
+def test_it_is_an_error_when_our_side_dies_in_fp32(tmp_path):
+    dies = "import json, sys\nif json.load(open(sys.argv[3]))['dtype'] == 'float32': sys.exit('no memory')\n"
+    python, option, script, *given = scripted(tmp_path / "order", seconds=[1] * 5, losses=[5, 4, 3, 2, 1])
+    one = replace(work(), dtype="bfloat16")
+    with progress("Bench", 2) as report, pytest.raises(ModelError, match=r"ours in fp32 ended .* no memory"):
+        measure(one, CONFIG, [python, option, dies + script, *given], {}, tmp_path, report)
+
+
 def test_losses_of_another_format_stand_beside_those_in_fp32(tmp_path):
     one = replace(work(), dtype="bfloat16")
     found, order = run(tmp_path, one, {}, seconds=[1] * 5, losses=[5, 4, 3, 2, 1])
     assert order[-3:] == ["ours in fp32 1", "ours in fp32 2", "ours in fp32 2"]
-    assert json.loads((tmp_path / "fp32.json").read_text())["dtype"] == "float32"
+    assert json.loads((tmp_path / "ours in fp32.json").read_text())["dtype"] == "float32"
     assert found.loss(measuring.FULL) == found.loss("ours") == 1.5  # of the same steps: the last round's
     assert found.best is None
 
@@ -250,6 +259,10 @@ def test_rows_and_ways_are_checked():
         bench("growth", "sft", tiny=True)
     with pytest.raises(ConfigError, match="--no-peers leaves them out"):
         bench("sft", tiny=True, peers=False, figure=Path("none.svg"))
+    with pytest.raises(ConfigError, match=r"--figure is none\.xyz: give a file that ends in \.png, \.svg, \.pdf"):
+        bench("sft", tiny=True, figure=Path("none.xyz"))
+    with pytest.raises(ConfigError, match="whose folder can't be made"):
+        bench("sft", tiny=True, figure=Path(__file__) / "none.svg")
     with pytest.raises(ConfigError, match="--ways names 'paddd'"):
         bench("sft", ways="paddd", tiny=True)
 
@@ -308,6 +321,14 @@ def test_a_side_that_ends_is_waited_for(tmp_path):
     side = Side.start("quiet", [*scripted(tmp_path / "o", seconds=[1] * 5), str(path)], tmp_path, environment(CONFIG))
     side.end()
     assert side.process.returncode == 0
+
+
+def test_a_figure_without_a_ratio_is_said_to_be_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "_peers", lambda *_, **__: {})
+    answer = bench("sft", tiny=True, figure=tmp_path / "new" / "ratios.svg")
+    assert "ratios.svg is not drawn: no row was measured" in str(answer.text.renderables[-1])
+    assert answer.figures["rows"]["sft"]["sides"]
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_rowfigures_without_a_peer():

@@ -6,8 +6,20 @@ from typing import Any
 
 from tutelage.bench.growth import Curve
 from tutelage.bench.work import ROWS
-from tutelage.errors import DataError
+from tutelage.errors import ConfigError, DataError
 from tutelage.evaluate.figures import COLOURS, INK, MUTED, STYLE
+
+FORMATS = (".png", ".svg", ".pdf")
+
+
+def check_figure(path: Path) -> None:
+    """Before anything is measured: make the figure's folder. Raises ConfigError where it could not be written."""
+    if path.suffix not in FORMATS:
+        raise ConfigError(f"--figure is {path}: give a file that ends in {', '.join(FORMATS)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--figure is {path}, whose folder can't be made: {error}") from error
 
 
 def draw_ratios(rows: Mapping[str, Mapping[str, Any]], path: Path) -> None:

@@ -161,7 +161,10 @@ def measure(
     best = max(found, key=lambda name: found[name].tokens_per_second, default="")
     sides = {OURS: beside[best], **found}
     if task.dtype != "float32" and sides[OURS].losses:
-        sides[FULL] = _in_fp32(replace(task, dtype="float32", way=FULL), config, ours, folder, around, tokens)
+        full, _ = _in_turns(
+            replace(task, dtype="float32"), config, {FULL: ours}, folder, around, tokens, lambda _: None
+        )
+        sides |= full
     return RowFigures(row, sides, failed)
 
 
@@ -187,7 +190,7 @@ def _in_turns(
                 sides[name] = Side.start(name, [*command, str(file)], folder, around)
             turns.setdefault(name, []).append(sides[name].turn(steps))
         except ModelError as error:
-            if name == OURS:
+            if name in (OURS, FULL):
                 raise
             failed[name] = str(error)
             if name in sides:
@@ -204,23 +207,6 @@ def _in_turns(
         for side in sides.values():
             side.end()
     return {name: SideFigures.of(side, turns[name][0], turns[name][1:], tokens) for name, side in sides.items()}, failed
-
-
-def _in_fp32(
-    task: Task,
-    config: BenchConfig,
-    ours: Sequence[str],
-    folder: Path,
-    around: Mapping[str, str],
-    tokens: Sequence[int],
-) -> SideFigures:
-    """Our side again in fp32, in as many rounds, for its losses: what both sides' are compared with."""
-    side = Side.start(FULL, [*ours, str(task.write(folder / "fp32.json"))], folder, around)
-    try:
-        first = side.turn(1)
-        return SideFigures.of(side, first, [side.turn(config.steps) for _ in range(config.rounds)], tokens)
-    finally:
-        side.end()
 
 
 def help_seconds(times: int = 5) -> float:

@@ -9,7 +9,7 @@ import torch
 from cyclopts import Parameter
 from rich.console import Group
 
-from tutelage.bench.figure import draw_growth, draw_ratios
+from tutelage.bench.figure import check_figure, draw_growth, draw_ratios
 from tutelage.bench.growth import Curve, curves
 from tutelage.bench.measure import OURS, RowFigures, facts, help_seconds, measure, record
 from tutelage.bench.sides import SCRIPTS, our_command, peer_command
@@ -58,8 +58,10 @@ def bench(
     json
         End standard output with one line of JSON; everything else goes to standard error.
     """
-    if figure is not None and not peers and "growth" not in rows:
-        raise ConfigError("--figure draws ratios to a peer, and --no-peers leaves them out")
+    if figure is not None:
+        if not peers and "growth" not in rows:
+            raise ConfigError("--figure draws ratios to a peer, and --no-peers leaves them out")
+        check_figure(figure)
     config = resolve(BenchConfig, [Layer(FLAG, nested(settings))], base=TINY if tiny else None)
     with tempfile.TemporaryDirectory() as place:
         if "growth" in rows:
@@ -79,8 +81,10 @@ def bench(
         record(record_to, plain(figures))
     if figure is not None and "growth" in rows:
         draw_growth(grown, figure)
-    elif figure is not None:
+    elif figure is not None and any(row.ratio for row in found):
         draw_ratios(plain(figures)["rows"], figure)
+    elif figure is not None:
+        shown = Group(shown, f"\n{figure} is not drawn: no row was measured beside a peer")
     return Answer(shown, figures)
 
 
