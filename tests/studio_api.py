@@ -1,12 +1,13 @@
 """A studio for tests of the API: an app over a database of its own, people with tokens, a batch to work on."""
 
 import json
+import random
 import secrets
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from tutelage.feedback.assignment import Desk
+from tutelage.feedback.batches import Batches
 from tutelage.feedback.database import write
 from tutelage.feedback.people import Role, User, hashed
 from tutelage.feedback.people_tables import api_tokens, users
@@ -93,11 +96,13 @@ class Caller:
 
 
 class House:
-    """An app, its room, and people in it."""
+    """An app, its room, and people in it; what is drawn (gold, repeats, orders, overlap) is drawn from one seed."""
 
     def __init__(self, folder: Path, url: str | None = None, **settings: Any) -> None:
         self.app: FastAPI = create_app(url or str(folder / "feedback.db"), None, StudioSettings(**settings))
-        self.room: Room = self.app.state.room
+        room, rng = self.app.state.room, random.Random(0)
+        self.room: Room = replace(room, desk=Desk(room.store, rng=rng), batches=Batches(room.store, rng=rng))
+        self.app.state.room = self.room
         self.client = TestClient(self.app, base_url="http://studio.test", follow_redirects=False)
         enrol(self.room.store, "admin", may_export=True, name="Chief")
 
