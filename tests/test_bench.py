@@ -15,7 +15,7 @@ from tutelage.bench import growth
 from tutelage.bench import measure as measuring
 from tutelage.bench.figure import draw_growth, draw_ratios
 from tutelage.bench.growth import Curve, Point, shape
-from tutelage.bench.measure import Ratio, RowFigures, facts, measure, record
+from tutelage.bench.measure import Ratio, RowFigures, SideFigures, facts, measure, record
 from tutelage.bench.ours import STEPS, network, reward_head
 from tutelage.bench.sides import Side, peer_python
 from tutelage.bench.work import ROWS, BenchConfig, Task, chosen_rows, environment, spread, task, worked_tokens
@@ -233,6 +233,25 @@ def test_the_whole_path_on_a_tiny_model(tmp_path):
     assert again["help_seconds"] > 0
     assert again["settings"]["model"] == "tiny"
     assert answer.figures["rows"]["sft"]["target"] == 4.0
+
+
+def test_a_row_is_recorded_as_soon_as_it_is_measured(tmp_path, monkeypatch, capsys):
+    """What stops the second row, Ctrl-C too, leaves the first where it was asked to be kept."""
+    side = SideFigures({}, 1.0, 1.0, ((1.0, 2.0),), ((1.0, 2.0),), 10.0, (), 1)
+    first = RowFigures("sft", {"ours": side, "padded": side}, {})
+
+    def stopped_in_the_second(one, *_):
+        if one.row == "reward":
+            raise KeyboardInterrupt
+        return first
+
+    monkeypatch.setattr("tutelage.commands.bench.measure", stopped_in_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        bench("sft", "reward", tiny=True, record_to=tmp_path / "h.jsonl")
+    [line] = (tmp_path / "h.jsonl").read_text().splitlines()
+    assert set(json.loads(line)["rows"]) == {"sft"}
+    assert json.loads(line)["rows"]["sft"]["ratio"]["median"] == 1
+    assert "1.00 [1.00, 1.00] times as fast as padded" in capsys.readouterr().err
 
 
 def test_no_weight_stays_between_two_numbers_of_bf16():

@@ -17,7 +17,7 @@ from tutelage.bench.work import ROWS, BenchConfig, RowName, chosen_rows, spread,
 from tutelage.commands.flags import Json, with_settings
 from tutelage.errors import ConfigError
 from tutelage.model.causal import best_compute, best_device, load, save
-from tutelage.progress import progress
+from tutelage.progress import console, progress
 from tutelage.settings import FLAG, Layer, nested, resolve
 from tutelage.terminal import Answer, plain, table
 
@@ -50,7 +50,7 @@ def bench(
     peers
         Measure the others too.
     record_to
-        Append the figures to this file, one line of JSON each time: `benchmarks/history.jsonl`.
+        Append the figures to this file, a line of JSON for each row as soon as it is measured.
     figure
         Draw the ratios, or the curves of `growth`, into this file.
     tiny
@@ -70,15 +70,15 @@ def bench(
             grown = curves(config, Path(place), _products(), small=tiny)
             figures = facts(config) | {"growth": grown}
             shown = Group(*(_curve(one) for one in grown))
+            _keep(record_to, figures)
         else:
-            found = _compare(chosen_rows(rows), config, Path(place), _ways(ways), peers=peers, tiny=tiny)
-            figures = facts(config) | {
-                "help_seconds": help_seconds(1 if tiny else 5),
-                "rows": {row.row: row.figures for row in found},
-            }
-            shown = Group(*_tables(found, figures["help_seconds"]))
-    if record_to is not None:
-        record(record_to, plain(figures))
+            helped = {"help_seconds": help_seconds(1 if tiny else 5)}
+            found = []
+            for row in _compare(chosen_rows(rows), config, Path(place), _ways(ways), peers=peers, tiny=tiny):
+                found.append(row)
+                _keep(record_to, facts(config) | helped | {"rows": {row.row: row.figures}})
+            figures = facts(config) | helped | {"rows": {row.row: row.figures for row in found}}
+            shown = Group(*_tables(found, helped["help_seconds"]))
     if figure is not None and "growth" in rows:
         draw_growth(grown, figure)
     elif figure is not None and any(row.ratio for row in found):
@@ -86,6 +86,12 @@ def bench(
     elif figure is not None:
         shown = Group(shown, f"\n{figure} is not drawn: no row was measured beside a peer")
     return Answer(shown, figures)
+
+
+def _keep(path: Path | None, figures: Mapping[str, Any]) -> None:
+    """Append to the history, where there is to be one."""
+    if path is not None:
+        record(path, plain(figures))
 
 
 def _ways(given: str | None) -> Sequence[str]:
@@ -99,22 +105,25 @@ def _ways(given: str | None) -> Sequence[str]:
 
 def _compare(
     rows: Sequence[RowName], config: BenchConfig, place: Path, ways: Sequence[str], *, peers: bool, tiny: bool
-) -> list[RowFigures]:
-    """Every row, one after another. The model is read once here and saved where both sides can load it."""
+) -> Iterator[RowFigures]:
+    """Every row, as soon as it is measured. The model is read once here and saved where both sides can load it."""
     model = load(config.model)
     if config.spread:
         spread(model.decoder, config.seed)
     source = place / "model"
     save(model, source)
-    found = []
     for row in rows:
         work = task(row, config, model=str(source), dtype=_products(), vocabulary=model.decoder.config.vocab_size)
         folder = place / row
         folder.mkdir()
         others = _peers(row, ways, tiny=tiny) if peers else {}
         with progress(f"Bench {row}", config.rounds * max(1, len(others))) as report:
-            found.append(measure(work, config, our_command(), others, folder, report))
-    return found
+            found = measure(work, config, our_command(), others, folder, report)
+        if found.ratio is not None:
+            console.print(
+                f"{ROWS[row].what}: {found.ratio} times as fast as {found.best}", markup=False, highlight=False
+            )
+        yield found
 
 
 def _products() -> str:
