@@ -16,6 +16,7 @@ from tutelage.learn.vital_signs import rollout_metrics
 from tutelage.model.adapters import Top, branch
 from tutelage.model.causal import Model
 from tutelage.model.heads import Head, Policy, Scorer, common_layers, relink
+from tutelage.model.linear import LowCopy
 from tutelage.model.tiny import tiny_decoder, tiny_tokenizer
 
 
@@ -83,6 +84,22 @@ def test_in_bf16_sampler_and_trainer_agree_to_a_hundredth_of_a_nat():
     _, logged = ppo_loss(t.actor, rollout.take(range(6)), t.config, t.shared)
     assert 0 < float(logged["log_ratio_square"] / len(rollout.old)) ** 0.5 < 0.02
     assert all(p.dtype == torch.float32 for p in t.policy_weights.values())
+
+
+def test_between_rollouts_only_the_actors_copies_stay(monkeypatch):
+    """The rest is memory that training could have; what is shared with the actor is the actor's."""
+    t = state(compute=torch.bfloat16)
+    kept = lambda decoder: [layer.down._low._kept is not None for layer in decoder.layers]  # noqa: E731
+    first = t.roll_out(PROMPTS, seed=3)
+    assert kept(t.nets.reference.decoder) == kept(t.nets.reward.scorer.decoder) == [True, True, False]
+    assert kept(t.actor.policy.decoder) == kept(t.actor.critic) == [True] * 3
+    assert t.nets.reference._low._kept is None
+    monkeypatch.setattr(LowCopy, "forget", lambda _: None)
+    for _ in range(2):  # with new copies, and with those that stayed
+        again = t.roll_out(PROMPTS, seed=3)
+        assert torch.equal(again.reference, first.reference)
+        assert torch.equal(again.scores, first.scores)
+    assert kept(t.nets.reference.decoder) == [True] * 3
 
 
 def test_minibatches_hold_the_rows_of_their_sequences():

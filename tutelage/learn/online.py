@@ -15,6 +15,7 @@ from tutelage.learn.reward import RewardModel
 from tutelage.learn.rollout import Networks, RewardSource, Rollout, Shaping, end_scores, make_rollout
 from tutelage.model.adapters import Full, Train, merge, trainable
 from tutelage.model.causal import Model, fingerprint, save
+from tutelage.model.linear import low_copies
 from tutelage.runs import Run, rng_state, set_rng_state
 from tutelage.sample.engine import Engine
 from tutelage.sample.sampler import Sampler, SamplingParams
@@ -134,9 +135,12 @@ class PolicyState(Generic[C]):
         return self.kl.coefficient
 
     def roll_out(self, prompts: Sequence[Sequence[int]], seed: int) -> Rollout:
-        """Sample from the policy as it is now and ask every network about it."""
+        """Sample from the policy as it is now and ask every network about it.
+
+        Then nobody is asked but the actor until the next rollout: the others' low-precision copies are given back.
+        """
         self.sampler.load(self.actor.policy.decoder)
-        return make_rollout(
+        rollout = make_rollout(
             prompts,
             self.sampler.generate(prompts, self.config.sampling, seed=seed),
             self.nets,
@@ -145,6 +149,10 @@ class PolicyState(Generic[C]):
             temperature=self.config.sampling.temperature,
             micro_tokens=self.config.micro_tokens,
         )
+        scorer = [self.nets.reward.scorer] if isinstance(self.nets.reward, RewardModel) else []
+        for copy in low_copies(self.nets.reference, *scorer) - low_copies(self.actor):
+            copy.forget()
+        return rollout
 
     def restore(self, run: Run) -> None:
         """Go on from the run's last checkpoint, where there is one."""

@@ -53,8 +53,18 @@ class LowCopy:
             self._kept = (state, last)
         return last
 
+    def forget(self) -> None:
+        """Give the copy's memory back; the next to ask for it waits for a new one."""
+        self._kept = None
+
     def __deepcopy__(self, memo: dict[int, object]) -> "LowCopy":
         return LowCopy()
+
+
+def low_copies(*networks: nn.Module) -> set[LowCopy]:
+    """Every copy that these networks keep of their weights."""
+    parts = [part for network in networks for part in network.modules()]
+    return {kept for part in parts for kept in vars(part).values() if isinstance(kept, LowCopy)}
 
 
 class _Product(torch.autograd.Function):
