@@ -12,9 +12,10 @@ from rich.console import Group
 from tutelage.commands.flags import Json, with_settings
 from tutelage.errors import Interrupted
 from tutelage.feedback.store import Store
-from tutelage.loop.demo import Annotate
+from tutelage.folder import make_folder
 from tutelage.loop.demo import demo as run_demo
 from tutelage.loop.demo_config import DemoConfig
+from tutelage.loop.demo_rankings import Annotate
 from tutelage.loop.demo_report import Outcome
 from tutelage.records import Comparison, Completion, Prompt
 from tutelage.settings import FLAG, Layer, nested, resolve
@@ -44,7 +45,7 @@ def demo(
     """
     layers = [Layer(FLAG, nested(settings))]
     config = resolve(DemoConfig, layers, base=DemoConfig.miniature() if mini else None)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     if config.annotator == "me":
         with _person(folder / "tutelage.db") as annotate:
             outcome = run_demo(config, folder, annotate)

@@ -17,6 +17,7 @@ import torch
 
 from tutelage.errors import Interrupted
 from tutelage.feedback.store import Store
+from tutelage.folder import make_folder
 from tutelage.learn.best_of_n import RaftConfig, raft
 from tutelage.learn.dpo import DPOConfig, dpo
 from tutelage.learn.group import GroupConfig, group
@@ -30,7 +31,8 @@ from tutelage.learn.sft import SFTConfig, sft
 from tutelage.loop.compare_roads_config import CompareConfig, Road, roads, work
 from tutelage.loop.compare_roads_measure import Bench, Meter, best_of, best_of_points, kept, shape, snapshots
 from tutelage.loop.compare_roads_report import Outcome, conclude
-from tutelage.loop.demo import Scene, collect, fine_tune, set_scene, train_rewards
+from tutelage.loop.demo import Scene, fine_tune, set_scene, train_rewards
+from tutelage.loop.demo_rankings import collect
 from tutelage.model import causal
 from tutelage.model.adapters import Top, Train
 from tutelage.model.batch import Example
@@ -86,13 +88,12 @@ def take(start: Start, road: Road) -> Run:
     """Train by this road, or find the run that did."""
     scene, policy, reward = start.scene, start.policy, start.reward
     parents = [scene.runs["sft"].id, *([scene.runs["reward"].id] if road.by_reward else [])]
-    run = scene.stage(f"road {road.name}", road.config, parents, road.kind)
+    run = scene.stage(f"road {road.name}", road.config, parents, road.kind, {"labels": start.labels})
     if run.facts["status"] == "done":
         return run
     run.keep = KEEP
     meter, shared = Meter(run), start.shared(road.config.train)
     with scene.working(run, road.name, ""), meter.running():
-        run.record({"labels": start.labels})
         match road.config:
             case SFTConfig() as c:
                 sft(policy, preferred(start, c), c, run)
@@ -250,7 +251,7 @@ def compare_roads(config: CompareConfig, folder: Path, command: str) -> Outcome:
         for seed in config.seeds:
             demo = config.demo.model_copy(update={"seed": seed}).seeded()
             home = folder / f"seed-{seed}"
-            home.mkdir(parents=True, exist_ok=True)
+            make_folder(home)
             torch.manual_seed(seed)
             if scene is None:
                 scene = set_scene(demo, home)

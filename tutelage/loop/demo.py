@@ -9,13 +9,12 @@ reviews. The reward model never sees the blind judges: one fitted on the other h
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 import yaml
 from pydantic import ValidationError
@@ -31,22 +30,19 @@ from tutelage.learn.reward import Ranking, RewardModel, load_reward, render, tra
 from tutelage.learn.rollout import Rollout
 from tutelage.learn.sft import sft
 from tutelage.loop.demo_config import DemoConfig
+from tutelage.loop.demo_rankings import Annotate, collect
 from tutelage.loop.reviews import Halves, Review, fetch_reviews, halves, made_reviews
 from tutelage.model import causal
 from tutelage.model.batch import Example
 from tutelage.model.causal import Model
 from tutelage.model.download import get
 from tutelage.model.heads import relink
-from tutelage.records import Comparison, Completion, Prompt, Source
+from tutelage.records import Comparison, Prompt, content_id
 from tutelage.runs import Run
-from tutelage.sample.sampler import Sampled
 from tutelage.stage import Settings, Tally
-from tutelage.wire import generate
 
 if TYPE_CHECKING:
     from tutelage.loop.demo_report import Outcome
-
-Annotate = Callable[[Prompt, Sequence[Completion]], Comparison | None]
 
 
 @dataclass
@@ -87,10 +83,17 @@ class Scene:
         unique = {r.prompt.id: r.prompt for r in source if r.short and len(r.words) > 5 and r.prompt.split == split}
         return list(unique.values())[:count]
 
-    def stage(self, name: str, config: Section, parents: Sequence[str], kind: str | None = None) -> Run:
-        """The stage's run: the one this folder already has with the same settings and parents, or a new one.
+    def stage(
+        self,
+        name: str,
+        config: Section,
+        parents: Sequence[str],
+        kind: str | None = None,
+        data: Mapping[str, object] | None = None,
+    ) -> Run:
+        """The stage's run: the one this folder already has with the same settings, parents and data, or a new one.
 
-        `kind` is the run's, where it is not the stage's name.
+        `kind` is the run's, where it is not the stage's name; `data` says what it learns from, as run.json keeps it.
         """
         kind = kind or ("reward" if name == "preference" else name)
         settings = Settings(model=self.config.model, seed=self.config.seed, **{kind: config})  # a valid --config
@@ -99,10 +102,12 @@ class Scene:
         run = None
         if name in known and (self.folder / "runs" / known[name] / "run.json").exists():
             run = Run.open(self.folder / "runs" / known[name])
-            if run.facts["parents"] != list(parents) or not _same(run.path / "config.yaml", settings):
+            others = any(run.facts["data"].get(key, value) != value for key, value in (data or {}).items())
+            if others or run.facts["parents"] != list(parents) or not _same(run.path / "config.yaml", settings):
                 run = None
         if run is None:
             run = Run.start(self.folder / "runs", kind, settings, parents=parents, command=self.command)
+            run.record(data or {})
             write_atomically(journal, json.dumps(known | {name: run.id}))
         self.runs[name] = run
         return run
@@ -116,6 +121,7 @@ class Scene:
     @contextmanager
     def working(self, run: Run, name: str, detail: str) -> Iterator[None]:
         """Close the run with the status it earned, and note its time."""
+        run.hold()
         try:
             yield
         except Interrupted:
@@ -170,41 +176,6 @@ def fine_tune(scene: Scene) -> Model:
         return sft(scene.base, examples, config, run)
 
 
-def completions(scene: Scene, model: Model, sampled: Sequence[Sampled]) -> list[Completion]:
-    """Samples of the fine-tuned model as records."""
-    config, run = scene.config, scene.runs["sft"]
-    source = Source(model=model.name, run=run.id, seed=config.seed, sampling=config.ppo.sampling.model_dump())
-    return [Completion(text=model.tokenizer.decode(s.tokens), finish=s.finish, source=source) for s in sampled]
-
-
-def collect(scene: Scene, policy: Model, store: Store, annotate: Annotate | None) -> list[Comparison]:
-    """Rankings of the policy's completions, from the panel or from the person at the terminal; kept in the store."""
-    have = list(store.comparisons("train"))
-    prompts = scene.prompts("train", scene.config.labelled_prompts)
-    done = {c.prompt.id for c in have}
-    todo = [p for p in prompts if p.id not in done]
-    if not todo:
-        return have
-    k, seed = scene.config.completions, scene.config.seed
-    person = annotate is not None
-    with scene.timed("Rankings", f"{len(prompts)} prompts, {k} completions each"):
-        for start in range(0, len(todo), 4 if person else len(todo)):
-            part = todo[start : start + (4 if person else len(todo))]
-            groups = generate(policy, part, k, scene.config.ppo.sampling, seed=seed + len(done) + start)
-            for prompt, group in zip(part, groups, strict=True):
-                texts = completions(scene, policy, group)
-                ranked = annotate(prompt, texts) if annotate is not None else panel_ranks(scene, prompt, texts)
-                if ranked is not None:
-                    store.add(ranked)
-    return list(store.comparisons("train"))
-
-
-def panel_ranks(scene: Scene, prompt: Prompt, texts: Sequence[Completion]) -> Comparison:
-    """One simulated person's ranking; who it is and what noise they have follow from the seed and the prompt."""
-    rng = np.random.default_rng([scene.config.seed, int(prompt.id[:8], 16)])
-    return scene.panel.compare(prompt, texts, rng)
-
-
 def label_pairs(scene: Scene) -> list[Ranking]:
     """Pairs made from the reviews' own labels: a liked film's review above a disliked one's."""
     rows = scene.examples()
@@ -221,7 +192,11 @@ def train_rewards(scene: Scene, policy: Model, comparisons: Sequence[Comparison]
     if scene.config.preference.steps:
         first = train_one_reward(scene, "preference", policy, label_pairs(scene), own, first)
     people = Tally()
-    facts = {"comparisons": len(list(people.of(comparisons))), "annotators": people.rows()}
+    facts = {
+        "comparisons": len(list(people.of(comparisons))),
+        "annotators": people.rows(),
+        "rankings": content_id(*sorted(c.id for c in comparisons))[:12],
+    }
     return train_one_reward(scene, "reward", policy, own, own, first, facts)
 
 
@@ -236,14 +211,13 @@ def train_one_reward(
 ) -> RewardModel:
     """One stage of it. `own`, the policy's completions, set the scale; `facts` go into the run's record."""
     config = scene.config.preference if name == "preference" else scene.config.reward
-    run = scene.stage(name, config, [scene.runs["sft" if start is None else "preference"].id])
+    run = scene.stage(name, config, [scene.runs["sft" if start is None else "preference"].id], data=facts)
     source = "pairs from the reviews' labels" if name == "preference" else "rankings"
     title, detail = f"Reward model: {source}", f"{config.steps} steps of {config.batch_size}"
     if scene.done(run, title, detail):
         reward = load_reward(run.final)
         relink(reward.scorer.decoder, scene.base.decoder)
         return reward
-    run.record(facts or {})
     reference = [s for r in own[:64] for s in r.sequences]
     with scene.working(run, title, detail):
         return train_reward(policy, rankings, config, run, start=start, reference=reference)

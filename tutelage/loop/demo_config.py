@@ -1,6 +1,8 @@
 """The demo's sizes and settings: what fits its time, and was measured to work."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from tutelage.config import Section, Seed
 from tutelage.learn.kl import KLConfig
@@ -25,13 +27,13 @@ class DemoConfig(Section):
     """The pretrained model; `tiny` for the miniature."""
     annotator: Literal["panel", "me"] = "panel"
     """Who ranks: the simulated panel, or you at this terminal."""
-    labelled_prompts: int = 320
+    labelled_prompts: Annotated[int, Field(ge=1)] = 320
     """Prompts whose completions are ranked."""
-    completions: int = 4
+    completions: Annotated[int, Field(ge=2, le=9)] = 4
     """Completions per prompt, K."""
-    evaluation_prompts: int = 150
+    evaluation_prompts: Annotated[int, Field(ge=2)] = 150
     """Prompts of the blind evaluation, never trained on."""
-    review_tokens: int = 24
+    review_tokens: Annotated[int, Field(ge=8)] = 24
     """Longest review that is trained on, in tokens."""
     sft: SFTConfig = SFTConfig(steps=40, batch_size=32, train=TOP, optimizer=OptimizerConfig(learning_rate=2e-4))
     preference: RewardConfig = RewardConfig(

@@ -23,7 +23,8 @@ from tutelage.evaluate.statistics import Mean, Rate, mean
 from tutelage.judge.sentiment import vader
 from tutelage.learn.reward import RewardModel, margins, render
 from tutelage.learn.rollout import response_batch
-from tutelage.loop.demo import Scene, completions, panel_ranks
+from tutelage.loop.demo import Scene
+from tutelage.loop.demo_rankings import completions, panel_ranks
 from tutelage.model.batch import cut
 from tutelage.model.causal import Model
 from tutelage.model.heads import Policy
