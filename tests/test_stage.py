@@ -12,7 +12,7 @@ from test_store import ANN, pair
 
 import tutelage
 import tutelage.feedback.store as store_module
-from tutelage import wire
+from tutelage import scoring, wire
 from tutelage.errors import DataError, Interrupted, TrainingError
 from tutelage.feedback.store import Store
 from tutelage.learn.reward import RewardModel, load_reward, render
@@ -114,6 +114,35 @@ def test_a_resumed_run_reads_what_it_began_with_whatever_happened_since(project:
         with stage(project.folder, "reward", {}, resume="newest") as again:
             assert read(again, store) == first
         assert first[3] not in read(begun(project)[0], store)
+
+
+def test_scale_zero_and_right_answers_are_those_the_run_began_with(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are of the store too, beside what the rows in `rows/` are."""
+    written = [Demonstration(id=f"d{i}", prompt=p.prompt, text="4", annotator=ANN) for i, p in enumerate(films(30))]
+    filled(project, *films(30), *written)
+    given: list[Any] = []
+
+    def stopped(*_: Any, **more: Any) -> None:
+        given.append((more["reference"], more["demonstrations"]))
+        raise Interrupted("stop")
+
+    monkeypatch.setattr(wire, "train_reward", stopped)
+    with pytest.raises(Interrupted):
+        project.reward({**QUICK, "reward.zero": "demonstrations"})
+    s, _ = begun(project, **{"rules.checks": [{"kind": "number"}]})
+    with project.store() as store:
+        before = scoring._answers(s, store)
+    filled(project, *films(80, start=50), *(d.model_copy(update={"id": f"x{d.id}", "text": "5"}) for d in written))
+    with pytest.raises(Interrupted):
+        project.reward(resume=project.runs("reward")[1].id)
+    assert given[0] == given[1]
+    assert len(given[0][0]) > 0
+    assert len(given[0][1]) > 0
+    with project.store() as store:
+        assert scoring._answers(s, store) == before == {d.prompt.id: ("4",) for d in written}
+        assert scoring._answers(begun(project)[0], store) == {d.prompt.id: ("4", "5") for d in written}
 
 
 def test_memory_does_not_grow_with_the_store(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

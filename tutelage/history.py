@@ -13,6 +13,8 @@ from tutelage.errors import RunError
 from tutelage.runs import Run, is_held, read_facts
 from tutelage.settings import flat
 
+RESUMABLE = ("sft", "reward", "ppo", "dpo", "group", "raft")  # kinds of runs that go on from a checkpoint
+
 
 @dataclass(frozen=True)
 class RunInfo:
@@ -98,8 +100,10 @@ def find_unfinished(root: Path, kind: str, name: str | None = None) -> RunInfo:
     if name is not None:
         run = find_run(root, name)
         if run.kind != kind:
+            how = f"resume it by `tutelage {run.kind} --resume {run.id}`"
             raise RunError(
-                f"{run.id} is a {run.kind} run, not {kind}: resume it by `tutelage {run.kind} --resume {run.id}`"
+                f"{run.id} is a {run.kind} run, not {kind}: "
+                f"{how if run.kind in RESUMABLE else 'runs of that kind are begun again'}"
             )
         if run.status == "done":
             raise RunError(f"{run.id} is done: there is nothing to resume")

@@ -34,8 +34,9 @@ def write_questions(folder: Path, questions: Iterable[Question]) -> Path:
 def read_questions(path: Path) -> list[Question]:
     """The questions of a file. Raises DataError naming file and line."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
+        with path.open(encoding="utf-8") as file:  # splitlines would end lines at U+2028, which texts may hold
+            lines = list(file)
+    except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"cannot read the questions in {path}: {error}. `tutelage sample` makes such a file."
         ) from error

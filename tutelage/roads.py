@@ -49,7 +49,8 @@ def run_dpo(
     def parents() -> list[RunInfo]:
         return [*_scorer(folder, online), *start_run(folder, start)]
 
-    with stage(folder, "dpo", flags, resume=resume, parents=parents) as s:
+    named = {"start": start, "online": online if isinstance(online, str) else None}
+    with stage(folder, "dpo", flags, resume=resume, parents=parents, named=named) as s:
         model = start_model(s)
         s.run.record({"store": s.settings.store})
         annotate = _annotator(s, model, online)
@@ -82,6 +83,8 @@ def _scorer(folder: ProjectFolder, online: Annotate | str | None) -> list[RunInf
 def _annotator(s: Stage, model: Model, online: Annotate | str | None) -> Annotate | None:
     """Whom the run asks; None when it reads the store. A resumed run asks whom it asked."""
     scorer = next((p for p in s.run.facts["parents"] if p.startswith("reward-")), None)
+    if scorer is not None and callable(online):
+        raise RunError(f"{s.run.id} asks {scorer}: resume it without an annotator, or start a new run")
     if scorer is not None:
         reward = load_reward(s.folder.runs / scorer / "model", s.settings.device)
         relink(reward.scorer.decoder, model.decoder)
@@ -89,7 +92,9 @@ def _annotator(s: Stage, model: Model, online: Annotate | str | None) -> Annotat
     asked = s.run.facts["data"].get(ASKED, False)
     if asked and online is None:
         raise RunError(f"{s.run.id} asks an annotator of yours: resume it from Python, by project.dpo(online=...)")
-    assert not isinstance(online, str)
+    if s.resumed and online is not None and not asked:
+        raise RunError(f"{s.run.id} began without an annotator: resume it without one, or start a new run")
+    assert not isinstance(online, str)  # with one, a reward run is among the parents
     if online is not None:
         s.run.record({ASKED: True})
     return online

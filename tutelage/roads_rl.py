@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any, Literal
 
 from tutelage import history
+from tutelage.errors import DataError
 from tutelage.evaluate.best_of_n import Point, charts, curve
 from tutelage.evaluate.report import Report, write_report
 from tutelage.feedback.store import Store
@@ -44,7 +45,8 @@ def _against(
         choice = {"ppo": found.ppo.reward, "group": found.group.reward, "raft": found.raft.reward}
         return [*scorers(folder, choice[kind], *asked), *start_run(folder, start)]
 
-    with stage(folder, kind, flags, resume=resume, parents=parents) as s, s.open_store() as store:
+    named = {"start": start, "scorer": asked[0], "safety": asked[1]}
+    with stage(folder, kind, flags, resume=resume, parents=parents, named=named) as s, s.open_store() as store:
         yield s, store, start_model(s)
 
 
@@ -60,13 +62,10 @@ def run_ppo(
     """Train an sft run's model against a reward, on the store's prompts of the training split."""
     with _against(folder, "ppo", flags, start, (scorer, safety), resume) as (s, store, model):
         config = s.settings.ppo
-
-        def fits(prompt: Prompt) -> Example:
-            return model.tokenizer.example(prompt, "", max_tokens=s.settings.sft.max_tokens)
-
         with scoring(s, store, model, config.reward, config.sampling) as (reader, reward):
             prompts, held_out = _prompts(s, store, reader)
-            ptx = s.read(store, "demonstrations", "train", fits, _shown(s, model)) if config.ptx_weight else ()
+            shown = _fits(s, model), _shown(s, model)
+            ptx = s.read(store, "demonstrations", "train", *shown) if config.ptx_weight else ()
             ppo(model, reward, prompts, config, s.run, held_out=held_out, ptx=ptx, sampler=sampler_of(model))
     return s.run
 
@@ -78,6 +77,11 @@ def _prompts(s: Stage, store: Store, reader: Reader) -> tuple[Sequence[list[int]
         s.read(store, "prompts", "train", reader.tokens, reader.tokens),
         list(s.read(store, "prompts", "evaluation", reader.tokens, reader.tokens, most=most)),
     )
+
+
+def _fits(s: Stage, model: Model) -> Callable[[Prompt], Example]:
+    """Whether a demonstration's prompt leaves room for its text."""
+    return lambda prompt: model.tokenizer.example(prompt, "", max_tokens=s.settings.sft.max_tokens)
 
 
 def _shown(s: Stage, model: Model) -> Callable[[Demonstration], Example]:
@@ -115,8 +119,8 @@ def run_raft(
     """Fine-tune an sft run's model on the best of its own samples, by a reward."""
     with _against(folder, "raft", flags, start, (scorer, safety), resume) as (s, store, model):
         config = s.settings.raft
-        few = islice(store.demonstrations("evaluation"), s.settings.evaluate.measured)
-        probe = fitting(few, _shown(s, model))
+        few, read = s.settings.evaluate.measured, _shown(s, model)
+        probe = list(s.read(store, "demonstrations", "evaluation", _fits(s, model), read, most=few))
         with scoring(s, store, model, config.reward, config.sampling) as (reader, reward):
             prompts = s.read(store, "prompts", "train", reader.tokens, reader.tokens)
             raft(model, reward, prompts, config, s.run, probe=probe, sampler=sampler_of(model))
@@ -162,6 +166,8 @@ def run_curve(
             rewards[who] = reader.reward(network, text_reward(s, store, policy, name, network, memory))
         held_out = islice(store.prompts("evaluation"), s.settings.evaluate.prompts)
         prompts = [prompt for prompt, _ in fitting(held_out, lambda p: (p, reader.tokens(p)))]
+        if len(prompts) < 2:
+            raise DataError(f"the store holds out {len(prompts)} prompts for evaluation: import more, 2 at the least")
         groups = generate(policy, prompts, samples, params, seed=s.settings.seed)
         rows = [policy.tokenizer.prompt(p) for p in prompts for _ in range(samples)]
         answers = [one.tokens for group in groups for one in group]

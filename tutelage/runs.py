@@ -65,7 +65,7 @@ class Run:
         except OSError as error:
             raise RunError(f"cannot make the run directory {path}: {error}") from error
         run = cls(path, facts)
-        run._lock()
+        run.hold()
         settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         checkpoint.write_atomically(path / "config.yaml", settings)
         run._write_facts()
@@ -86,10 +86,14 @@ class Run:
         """Where a stage leaves its resulting weights (Hugging Face layout)."""
         return self.path / "model"
 
-    @property
-    def how_to_resume(self) -> str:
-        """The command that continues this run."""
-        return f"tutelage {self.facts['kind']} --resume {self.id}"
+    def hold(self) -> None:
+        """Let no other process write this run. Raises RunError when one does, or when it can't be written."""
+        try:
+            free = _acquire(self.path)
+        except OSError as error:
+            raise RunError(f"run {self.id} cannot be written: {error}. Mend its permissions.") from error
+        if not free:
+            raise RunError(f"run {self.id} is being written by another process: wait for it, or stop it first")
 
     def record(self, facts: Mapping[str, Any]) -> None:
         """Add to what run.json says under `data`: what the run learned from (store, counts, annotators)."""
@@ -107,7 +111,7 @@ class Run:
 
     def metrics(self) -> list[dict[str, float]]:
         """Every line of metrics.jsonl, oldest first; a line cut off by a crash is left out."""
-        return _lines(self.path / "metrics.jsonl")
+        return read_lines(self.path / "metrics.jsonl")
 
     def save(self, step: int, state: Mapping[str, Any], write: Callable[[Path], None] | None = None) -> Path:
         """Write checkpoints/000200 for step 200: `state`, and whatever `write(folder)` adds to it, such as weights.
@@ -127,7 +131,7 @@ class Run:
         Metrics and samples written after it are cut off, so that going on repeats nothing. Warns when it had to fall
         back. Raises RunError when another process writes this run, CheckpointError when no checkpoint is whole.
         """
-        self._lock()
+        self.hold()
         found = checkpoint.newest(self.path / "checkpoints")
         for name in ("metrics.jsonl", "samples.jsonl"):
             _cut(self.path / name, found[0] if found else -1)
@@ -189,10 +193,6 @@ class Run:
         self.facts["seconds"] = round(self._seconds_before + time.monotonic() - self._since, 1)
         checkpoint.write_atomically(self.path / "run.json", json.dumps(self.facts, indent=1, ensure_ascii=False))
 
-    def _lock(self) -> None:
-        if not _acquire(self.path):
-            raise RunError(f"run {self.id} is being written by another process: wait for it, or stop it first")
-
 
 def read_facts(path: Path) -> dict[str, Any]:
     """The content of a run's run.json. Raises RunError when the folder is not a run."""
@@ -213,8 +213,11 @@ def is_held(path: Path) -> bool:
     """Whether some process, this one included, is writing the run."""
     if path.resolve() in _held:
         return True
-    if not _acquire(path):
-        return True
+    try:
+        if not _acquire(path):
+            return True
+    except OSError:  # of somebody else, without a lock that we may see
+        return False
     _release(path)
     return False
 
@@ -224,7 +227,10 @@ def _acquire(path: Path) -> bool:
     key = path.resolve()
     if key in _held:
         return True
-    handle = os.open(key / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        handle = os.open(key / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError:
+        handle = os.open(key / ".lock", os.O_RDONLY)  # of a folder that is only to be read
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -250,18 +256,19 @@ def _versions() -> dict[str, str | None]:
     return found
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[dict[str, Any]]:
     """The whole JSON lines of a file; a last line without its end is left out."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(True) if line.endswith("\n")]
+    with path.open(encoding="utf-8") as file:  # splitlines would end lines at U+2028, which texts may hold
+        return [json.loads(line) for line in file if line.endswith("\n")]
 
 
 def _cut(path: Path, step: int) -> None:
     """Keep the lines up to `step`."""
     if not path.exists():
         return
-    kept = [row for row in _lines(path) if row["step"] <= step]
+    kept = [row for row in read_lines(path) if row["step"] <= step]
     checkpoint.write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
 
 

@@ -1,18 +1,18 @@
 """What scores the answers of a policy: a reward run, two of them, rules, propositions, or an AI judge directly."""
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tutelage import history
-from tutelage.checkpoint import write_atomically
 from tutelage.errors import ConfigError, DataError, ModelError
 from tutelage.feedback.store import Store
 from tutelage.folder import ProjectFolder
@@ -27,7 +27,7 @@ from tutelage.learn.rollout import Reward, RewardSource
 from tutelage.learn.two_rewards import TwoRewards
 from tutelage.model.causal import Model
 from tutelage.model.heads import relink
-from tutelage.records import Prompt
+from tutelage.records import Prompt, Split
 from tutelage.rule_based import rule_based_reward
 from tutelage.sample.sampler import SamplingParams
 from tutelage.stage import Stage, fitting
@@ -35,6 +35,7 @@ from tutelage.terminal import plain
 from tutelage.wire import SAMPLES, generate, prompt_tokens
 
 SCALE = "two-rewards.json"
+TOGETHER = 500  # demonstrations read at once
 ALONE = ("rules", "judge")  # sources that ask no reward run
 
 
@@ -157,11 +158,12 @@ def _two(
     s: Stage, store: Store, reader: Reader, helpful: RewardModel, safe: RewardModel, params: SamplingParams
 ) -> TwoRewards:
     """Two reward models as one, its scale set on samples of the model the run starts from, and kept in its folder."""
-    config, path = s.settings.safety, s.run.path / SCALE
+    config = s.settings.safety
     named = [] if config.prompts is None else read_tagged(inside(s, config.prompts, "safety.prompts"))
     tagged = set(_sequences(reader.model, named))
     two = TwoRewards(helpful, safe, lambda prompt: tuple(prompt) in tagged, config.threshold)
-    if not path.exists():
+
+    def scale() -> dict[str, Any]:
         prompts = fitting(islice(store.prompts("train"), SAMPLES), lambda p: (p, reader.tokens(p)))
         if not prompts:
             raise DataError("two rewards are scaled on samples, but the store has no prompts: import some")
@@ -169,9 +171,10 @@ def _two(
         drawn = generate(reader.model, [p for p, _ in prompts], times, params, seed=s.settings.seed)
         answers = [(tokens, one.tokens) for (_, tokens), group in zip(prompts, drawn, strict=True) for one in group]
         two.whiten_on([p for p, _ in answers], [r for _, r in answers])
-        write_atomically(path, json.dumps({"mean": two.mean, "std": two.std}))
-    scale = json.loads(path.read_text(encoding="utf-8"))
-    two.mean, two.std = scale["mean"], scale["std"]
+        return {"mean": two.mean, "std": two.std}
+
+    found = s.noted(SCALE, scale)
+    two.mean, two.std = found["mean"], found["std"]
     return two
 
 
@@ -189,13 +192,25 @@ def _rules(s: Stage, store: Store) -> RuleReward:
     config: RulesConfig = s.settings.rules
     if not config.checks:
         raise ConfigError("the reward is 'rules', but rules.checks is empty: list at least one rule")
-    answers: dict[str, tuple[str, ...]] = {}
-    if any(isinstance(rule, Exact | Number) and rule.answer is None for rule in config.checks):
-        for d in store.demonstrations():
-            answers[d.prompt.id] = (*answers.get(d.prompt.id, ()), d.text)
+    asked = any(isinstance(rule, Exact | Number) and rule.answer is None for rule in config.checks)
+    answers = _answers(s, store) if asked else {}
     files = [rule.file for rule in config.checks if isinstance(rule, Instructions) and rule.file is not None]
     found = [read_instructions(inside(s, file, "rules.checks")) for file in files]
     return RuleReward(config.checks, answers, {key: made for one in found for key, made in one.items()})
+
+
+def _answers(s: Stage, store: Store) -> dict[str, tuple[str, ...]]:
+    """What was written to each prompt, of either split, when the run began."""
+
+    def choose() -> NDArray[np.int64]:
+        both = (store.asked("demonstrations", split) for split in get_args(Split))
+        return np.fromiter((number for rows in both for number, _ in rows), dtype=np.int64)
+
+    numbers, found = s.kept("demonstrations-answers", choose).tolist(), dict[str, tuple[str, ...]]()
+    for start in range(0, len(numbers), TOGETHER):
+        for d in store.demonstrations_at(numbers[start : start + TOGETHER]):
+            found[d.prompt.id] = (*found.get(d.prompt.id, ()), d.text)
+    return found
 
 
 def inside(s: Stage, file: Path, key: str) -> Path:

@@ -1,5 +1,6 @@
 """A run being worked on: its settings, its share of the store, and the status it ends with."""
 
+import json
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from functools import lru_cache
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar, get_args
 
 import numpy as np
@@ -146,6 +148,13 @@ class Stage:
             write_atomically(path, content.getvalue())
         return np.asarray(np.load(path), dtype=np.int64)
 
+    def noted(self, name: str, make: Callable[[], Any]) -> Any:
+        """What is made when the run begins and stays with it, as JSON in a file of its folder."""
+        path = self.run.path / name
+        if not path.exists():
+            write_atomically(path, json.dumps(make()))
+        return json.loads(path.read_text(encoding="utf-8"))
+
     def _rows(self, name: str) -> Path:
         return self.run.path / "rows" / f"{name}.npy"
 
@@ -169,28 +178,35 @@ def stage(
     *,
     resume: str | None,
     parents: Callable[[], Sequence[RunInfo]] = tuple,
+    named: Mapping[str, str | None] = MappingProxyType({}),
 ) -> Iterator[Stage]:
     """Start a run, or reopen one with the settings it has, and close it with the status it earned.
 
-    `resume` is None for a new run, "newest" for the newest unfinished one, else the id of one.
+    `resume` is None for a new run, "newest" for the newest unfinished one, else the id of one. `named` are the runs
+    that flags ask for, by flag: a resumed run has its own. Raises RunError for one that is given nevertheless.
     """
     if resume is None:
         settings = folder.settings(Settings, flags)
         run = Run.start(folder.runs, kind, settings, parents=[p.id for p in parents()])
     else:
-        if flags:
-            raise RunError(
-                f"--resume goes on with the run's own settings; leave out {', '.join(f'--{k}' for k in flags)}"
-            )
+        given = [*flags, *(flag for flag, value in named.items() if value is not None), *folder.given]
+        if given:
+            flags_given = ", ".join(f"--{flag}" for flag in given)
+            raise RunError(f"--resume goes on with the run's own settings and models; leave out {flags_given}")
         run = Run.open(history.find_unfinished(folder.runs, kind, None if resume == NEWEST else resume).path)
         settings = ProjectFolder(folder.path, run.path / "config.yaml").settings(Settings)
         if not complete(run.path / "checkpoints"):
             console.print(f"{run.id} has no checkpoint yet: it begins again.", style="yellow")
+        run.hold()
     try:
         yield Stage(folder, settings, run, resumed=resume is not None)
     except (KeyboardInterrupt, Interrupted):
         run.finish("interrupted")
-        raise Interrupted(f"{run.id} is interrupted. Go on with: {run.how_to_resume}{folder.flag}") from None
+        if kind not in history.RESUMABLE:
+            raise Interrupted(f"{run.id} is interrupted and keeps nothing to go on from: begin it again.") from None
+        raise Interrupted(
+            f"{run.id} is interrupted. Go on with: tutelage {kind} --resume {run.id}{folder.flag}"
+        ) from None
     except BaseException:
         run.finish("failed")
         raise

@@ -1,13 +1,11 @@
 """Settings and records in, a finished run out: sft, reward, sampling, and what every run is put together from."""
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any
 
 from tutelage import history
-from tutelage.checkpoint import write_atomically
 from tutelage.errors import DataError, RunError
 from tutelage.feedback.arms import of_arm
 from tutelage.feedback.store import Store
@@ -58,7 +56,8 @@ def run_reward(
     folder: ProjectFolder, flags: Mapping[str, Any], *, start: str | None = None, resume: str | None = None
 ) -> Run:
     """Train a reward model on the store's rankings of the training split, from an sft run's model or the project's."""
-    with stage(folder, "reward", flags, resume=resume, parents=lambda: start_run(folder, start)) as s:
+    named = {"start": start}
+    with stage(folder, "reward", flags, resume=resume, parents=lambda: start_run(folder, start), named=named) as s:
         config = s.settings.reward
         model = start_model(s)
 
@@ -81,21 +80,24 @@ def run_reward(
                 config,
                 s.run,
                 evaluation=[r for r in measured if len(set(r.ranks)) > 1],
-                reference=_reference(s, store, model),
-                demonstrations=_demonstrations(s, store, model) if config.zero == "demonstrations" else (),
+                reference=s.noted("reference.json", lambda: _reference(s, store, model)),
+                demonstrations=s.noted("zero.json", lambda: _demonstrations(s, store, model))
+                if config.zero == "demonstrations"
+                else (),
             )
     return s.run
 
 
 def targets_of(s: Stage, store: Store) -> dict[str, list[float]]:
     """Soft targets of the training comparisons by id: reckoned when the run begins, and kept in its folder."""
-    path = s.run.path / "targets.json"
-    if not path.exists():
+
+    def reckoned() -> dict[str, tuple[float, ...]]:
         comparisons = list(store.comparisons("train"))
         belief = believe(comparisons)
-        write_atomically(path, json.dumps({c.id: pair_targets(c, belief) for c in comparisons}))
         s.run.record({"noise": {who: round(belief.noise(who), 4) for who in belief.ability}})
-    found: dict[str, list[float]] = json.loads(path.read_text(encoding="utf-8"))
+        return {c.id: pair_targets(c, belief) for c in comparisons}
+
+    found: dict[str, list[float]] = s.noted("targets.json", reckoned)
     return found
 
 
@@ -226,9 +228,11 @@ def newest_policy(folder: ProjectFolder) -> RunInfo | None:
 
 
 def model_of(folder: ProjectFolder, settings: Core, run: RunInfo | None) -> Model:
-    """A run's resulting model, or the project's model. Raises RunError when the run has not left one."""
+    """A run's resulting model, or the project's model. Raises RunError when the run has left none that writes."""
     if run is None:
         return causal.load(folder.model(settings), device=settings.device)
+    if run.kind not in (*POLICIES, "sft"):
+        raise RunError(f"{run.id} is a {run.kind} run, whose model writes no answers: name one of sft, ppo or the like")
     final = Run.open(run.path).final
     if not final.is_dir():
         raise RunError(f"{run.id} has left no model (status: {run.status}): finish it, or name another run")

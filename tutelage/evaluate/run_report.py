@@ -10,7 +10,7 @@ from tutelage.evaluate.figures import Chart, Line
 from tutelage.evaluate.report import Ancestor, Answer, Headline, Report, Sample, duration, number, write_report
 from tutelage.evaluate.statistics import Mean, Rate
 from tutelage.history import RunInfo, info, lineage, settings_of
-from tutelage.runs import Run
+from tutelage.runs import Run, read_lines
 from tutelage.settings import flat
 
 STAGES = {
@@ -184,10 +184,7 @@ def _measured(tree: dict[str, Any]) -> dict[str, Any]:
 
 def _samples(path: Path) -> tuple[Sample, ...]:
     """The texts of the last step that left any, answers of one prompt together."""
-    if not (path / "samples.jsonl").exists():
-        return ()
-    lines = (path / "samples.jsonl").read_text(encoding="utf-8").splitlines(True)
-    rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    rows = read_lines(path / "samples.jsonl")
     last = [row for row in rows if row["step"] == rows[-1]["step"] and "prompt" in row and "text" in row]
     together: dict[str, list[Answer]] = {}
     for row in last:

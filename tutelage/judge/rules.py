@@ -174,7 +174,8 @@ def read_instructions(path: Path) -> dict[str, tuple[Instruction, ...]]:
     """
     found: dict[str, tuple[Instruction, ...]] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with path.open(encoding="utf-8") as file:  # splitlines would end lines at U+2028, which prompts may hold
+            lines = list(file)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {path}: {error}") from error
     for number, line in enumerate(lines, 1):

@@ -127,7 +127,12 @@ class Studio:
                 if answer.is_error:
                     answer.read()
                     raise _failure(answer)
-                yield from answer.iter_lines()
+                rest = b""
+                for chunk in answer.iter_bytes():  # iter_lines would end lines at U+2028, which texts may hold
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    yield from (line.decode() for line in lines)
+                if rest:
+                    yield rest.decode()
         except httpx.TransportError as error:
             raise _unreachable(self._client, error) from error
 
