@@ -1,11 +1,14 @@
 """A project folder: tutelage.yaml, the database of feedback, and runs/. Reads the settings; trains nothing."""
 
 import difflib
+import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+import yaml
 
 from tutelage.checkpoint import write_atomically
 from tutelage.config import Section, Seed
@@ -56,9 +59,17 @@ class Core(Section):
     store: str = "tutelage.db"
     """Database of feedback: a SQLite file, relative to the project folder, or a postgresql:// URL."""
     device: str = "cpu"
-    """Where networks run: cpu, cuda, cuda:1, mps, or auto for a GPU where there is one. Only the cpu was measured."""
+    """Where networks run: cpu, cuda, cuda:1, mps, or auto for a GPU if there is one. Measured on CPUs and an H100."""
     seed: Seed = 0
     """Seed of every stage that has none of its own."""
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder where there is none. Raises ConfigError where there can't be one."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be made: {error.strerror}. Name another folder.") from error
 
 
 @dataclass(frozen=True)
@@ -68,6 +79,11 @@ class ProjectFolder:
     path: Path
     config: Path
 
+    @property
+    def given(self) -> tuple[str, ...]:
+        """`config`, where the settings are read from another file than the project's own."""
+        return () if self.config == self.path / CONFIG else ("config",)
+
     @classmethod
     def at(cls, path: Path | str = ".", config: Path | str | None = None) -> "ProjectFolder":
         """The project in a folder, with the settings in it or another file's."""
@@ -75,12 +91,12 @@ class ProjectFolder:
 
     @classmethod
     def init(cls, path: Path | str, *, model: str, store: str) -> "ProjectFolder":
-        """Make a new project. Raises ConfigError where there is one already."""
+        """Make a new project. Raises ConfigError where there is one already, and where there can't be one."""
         folder = cls.at(path)
         if folder.config.exists():
             raise ConfigError(f"{folder.config} is there already: edit it, or choose another folder")
-        folder.runs.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder.config, NEW_CONFIG.format(model=model, store=store))
+        make_folder(folder.runs)
+        write_atomically(folder.config, NEW_CONFIG.format(model=_scalar(model), store=_scalar(store)))
         return folder
 
     @property
@@ -115,6 +131,11 @@ class ProjectFolder:
 
     def _layers(self, flags: Mapping[str, Any]) -> list[Layer]:
         return [Layer(str(self.config), read_yaml(self.config)), Layer(FLAG, nested(flags))]
+
+
+def _scalar(text: str) -> str:
+    """As YAML writes it, in quotes where it needs them."""
+    return yaml.safe_dump(text, allow_unicode=True, width=math.inf).removesuffix("\n").removesuffix("\n...")
 
 
 def _without_sections(layer: Layer) -> dict[str, Any]:

@@ -23,6 +23,7 @@ Tree = dict[str, Any]
 S = TypeVar("S", bound=Section)
 KIND = "kind"  # the key that says which of several sections one is
 FLAG = "flag"
+ABSENT = object()
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,22 @@ def read_yaml(path: Path) -> Tree:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise ConfigError(f"{path}, line {line}: this is not YAML: {error.problem}") from error
+    except (yaml.YAMLError, ValueError) as error:  # a character that YAML does not know, a date that there is not
+        raise ConfigError(f"{path}: this is not YAML: {error}") from error
     if found is None:
         return {}
     if not isinstance(found, dict):
         raise ConfigError(f"{path}: found {found!r}, expected settings such as `model: smollm2-135m`")
+    _check_keys(found, path)
     return found
+
+
+def _check_keys(tree: Any, path: Path) -> None:
+    """Raises ConfigError for a key that YAML reads as something else than a name: 1, or `on`."""
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ():
+        if isinstance(tree, dict) and not isinstance(key, str):
+            raise ConfigError(f"{path}: {key!r} is a key, but settings have names: put it in quotes if it is one")
+        _check_keys(value, path)
 
 
 def to_yaml(section: Section) -> str:
@@ -100,10 +112,15 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 def merge(section: type[Section], under: Tree, over: Tree) -> Tree:
-    """Both trees, `over` winning. Where there are several kinds of a section, another kind replaces the one below."""
+    """Both trees, `over` winning. Where there are several kinds of a section, another kind replaces the one below.
+
+    A section with nothing in it (`sft:`, all of it commented out) sets nothing.
+    """
     merged = dict(under)
     for key, value in over.items():
         below, inner = merged.get(key), _inner(section, key)
+        if value is None and inner and type(None) not in get_args(section.model_fields[key].annotation):
+            continue
         other_kind = (
             isinstance(value, dict) and isinstance(below, dict) and value.get(KIND, below.get(KIND)) != below.get(KIND)
         )
@@ -223,7 +240,7 @@ def _path(loc: tuple[int | str, ...], merged: Tree) -> list[str]:
 
 def _where(path: Sequence[str], layers: Sequence[Layer]) -> str:
     """Where the value at this path was set: the flag, the file, both for a section, or the defaults."""
-    holding = [layer for layer in layers if _at(layer.values, path) is not None]
+    holding = [layer for layer in layers if _at(layer.values, path, ABSENT) is not ABSENT]
     if not holding:
         return "the defaults"
     last = holding[-1]
@@ -233,25 +250,31 @@ def _where(path: Sequence[str], layers: Sequence[Layer]) -> str:
     return f"flag --{'.'.join(setting)}" if last.source == FLAG else last.source
 
 
-def _at(tree: Any, path: Sequence[str]) -> Any:
-    """The value at a path, None where there is none; a number is a place in a list."""
+def _at(tree: Any, path: Sequence[str], absent: Any = None) -> Any:
+    """The value at a path, `absent` where there is none; a number is a place in a list."""
     for part in path:
         if isinstance(tree, dict) and part in tree:
             tree = tree[part]
         elif isinstance(tree, list | tuple) and part.isdecimal() and int(part) < len(tree):
             tree = tree[int(part)]
         else:
-            return None
+            return absent
     return tree
 
 
 def from_flag(leaf: Leaf, text: Any) -> Any:
-    """The value a flag's text stands for; pydantic turns it into the right type, or says why it can't."""
+    """The value a flag's text stands for; pydantic turns it into the right type, or says why it can't.
+
+    Raises ConfigError for a list that is not YAML.
+    """
     if not isinstance(text, str):
         return text
     optional = type(None) in get_args(leaf.hint)
     if optional and text.lower() in ("none", "null"):
         return None
     if any(get_origin(t) in (list, tuple, dict) for t in (leaf.hint, *get_args(leaf.hint))):
-        return yaml.safe_load(text if text.startswith(("[", "{")) else f"[{text}]")
+        try:
+            return yaml.safe_load(text if text.startswith(("[", "{")) else f"[{text}]")
+        except (yaml.YAMLError, ValueError) as error:
+            raise ConfigError(f"flag --{leaf.key}: {text!r} is not a list in YAML, such as [a, b]: {error}") from error
     return text

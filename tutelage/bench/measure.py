@@ -19,7 +19,7 @@ import torch
 
 from tutelage.bench.sides import Side, Turn
 from tutelage.bench.work import ROWS, BenchConfig, RowName, Task, environment, machine, worked_tokens
-from tutelage.errors import ModelError
+from tutelage.errors import ConfigError, ModelError
 from tutelage.progress import Report
 
 OURS, FULL = "ours", "ours in fp32"
@@ -245,8 +245,16 @@ def facts(config: BenchConfig) -> dict[str, Any]:
     }
 
 
+def check_history(path: Path) -> None:
+    """Before anything is measured. Raises ConfigError where no line could be appended."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a").close()
+    except OSError as error:
+        raise ConfigError(f"--record is {path}, which cannot be written: {error.strerror}") from error
+
+
 def record(path: Path, figures: Mapping[str, Any]) -> None:
     """Append a line to the history."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(figures, ensure_ascii=False, allow_nan=False) + "\n")

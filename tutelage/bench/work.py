@@ -11,10 +11,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from tutelage.allocator import SETTINGS
@@ -82,6 +82,12 @@ class BenchConfig(Section):
     """Give both sides the allocator settings that large freed blocks ask for."""
     seed: Seed = 0
     """Draws the data."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.shortest > self.longest:
+            raise ValueError(f"shortest is {self.shortest} and longest {self.longest}: shortest is at most as much")
+        return self
 
 
 @dataclass(frozen=True)

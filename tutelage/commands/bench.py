@@ -11,7 +11,7 @@ from rich.console import Group
 
 from tutelage.bench.figure import check_figure, draw_growth, draw_ratios
 from tutelage.bench.growth import Curve, curves
-from tutelage.bench.measure import OURS, RowFigures, facts, help_seconds, measure, record
+from tutelage.bench.measure import OURS, RowFigures, check_history, facts, help_seconds, measure, record
 from tutelage.bench.sides import SCRIPTS, our_command, peer_command
 from tutelage.bench.work import ROWS, BenchConfig, RowName, chosen_rows, spread, task
 from tutelage.commands.flags import Json, with_settings
@@ -58,10 +58,9 @@ def bench(
     json
         End standard output with one line of JSON; everything else goes to standard error.
     """
-    if figure is not None:
-        if not peers and "growth" not in rows:
-            raise ConfigError("--figure draws ratios to a peer, and --no-peers leaves them out")
-        check_figure(figure)
+    if figure is not None and not peers and "growth" not in rows:
+        raise ConfigError("--figure draws ratios to a peer, and --no-peers leaves them out")
+    _check_files(figure, record_to)
     config = resolve(BenchConfig, [Layer(FLAG, nested(settings))], base=TINY if tiny else None)
     with tempfile.TemporaryDirectory() as place:
         if "growth" in rows:
@@ -86,6 +85,14 @@ def bench(
     elif figure is not None:
         shown = Group(shown, f"\n{figure} is not drawn: no row was measured beside a peer")
     return Answer(shown, figures)
+
+
+def _check_files(figure: Path | None, history: Path | None) -> None:
+    """Raises ConfigError for one that could not be written: before anything is measured."""
+    if figure is not None:
+        check_figure(figure)
+    if history is not None:
+        check_history(history)
 
 
 def _keep(path: Path | None, figures: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any, cast
@@ -149,7 +149,8 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
             f"{path} cannot be written: {error.strerror or error}. Check the folder and the space on it."
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
 
 
 def _write(file: IO[bytes] | gzip.GzipFile, lines: Iterable[str]) -> None:
