@@ -162,6 +162,10 @@ def test_a_new_project_can_be_read(tmp_path: Path, model: str) -> None:
     assert made.core().model == model
 
 
+def test_the_next_command_is_as_a_shell_reads_it(shell: Shell) -> None:  # noqa: F811
+    assert f"--project '{shell.folder}/x #1'" in shell("init", f"{shell.folder}/x #1", "--model", "tiny")
+
+
 def test_where_no_folder_or_file_can_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "file"
     file.write_text("x")

@@ -44,7 +44,7 @@ def init(
         End standard output with one line of JSON; everything else goes to standard error.
     """
     made = Project.init(folder, model=model, store=store).folder
-    text = f"Made {made.config}, {store} and {made.runs}.\nNext: tutelage import FILE --project {folder}"
+    text = f"Made {made.config}, {store} and {made.runs}.\nNext: tutelage import FILE{made.flag}"
     return Answer(text, {"config": str(made.config), "store": store, "runs": str(made.runs)})
 
 
