@@ -1,5 +1,6 @@
 """The API: what each route does, what each scope opens, and how it says no."""
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator
@@ -14,9 +15,10 @@ from studio_api import MODEL, SCOPES, House, better_first, issue, question, serv
 from tutelage.errors import StudioError
 from tutelage.feedback.audit import entries
 from tutelage.feedback.people_tables import api_tokens
-from tutelage.feedback.work import BatchSpec, Held
-from tutelage.records import Comparison, Prompt
+from tutelage.feedback.work import BatchSpec, Held, NewItem
+from tutelage.records import Comparison, Completion, Prompt, Source
 from tutelage.studio.client import Studio
+from tutelage.studio.masking import MASK
 from tutelage.studio.pace import Pace
 
 
@@ -103,6 +105,33 @@ def test_a_name_that_a_model_gives_itself_does_not_reach_the_rater(house: House)
         assert rater("POST", f"/work/items/{item['id']}/answer", json=body).status_code == 200
     assert "ChatGPT" not in rater("GET", "/work/recent").text
     assert any("ChatGPT" in c.completions[0].text for c in house.room.store.comparisons())  # masked, not changed
+
+
+def test_an_edit_passes_no_door_that_the_page_keeps_shut(house: House) -> None:
+    for text in ("Boil it.", "I am ChatGPT: boil it.", "Boil\u200e it."):
+        item = NewItem(
+            prompt=Prompt.user(f"How, {len(text)}?"), completions=(Completion(text=text, source=Source(model=MODEL)),)
+        )
+        house.room.batches.open(BatchSpec(name="n", kind="edit", gold_share=0.0, repeat_share=0.0), [item])
+    rater = house.person()
+    for n in range(3):
+        item = rater("POST", "/work/next", json={}).json()["item"]
+        (shown,) = item["texts"]
+        for m, (text, told) in enumerate(
+            [
+                (" \n", "Write an answer first."),
+                (shown, "Nothing is changed yet."),
+                (f"{MASK}, and more", "Replace or remove"),
+            ]
+        ):
+            body = {"key": f"key-{n}-{m}-refused", "answer": {"type": "written", "text": text}}
+            refused = rater("POST", f"/work/items/{item['id']}/answer", json=body)
+            assert refused.status_code == 422, text
+            assert told in refused.json()["detail"]
+        assert house.room.store.count("comparisons") == n
+        body = {"key": f"key-{n}-taken", "answer": {"type": "written", "text": "Simmer it."}}
+        assert rater("POST", f"/work/items/{item['id']}/answer", json=body).status_code == 200
+    assert house.room.store.count("comparisons") == 3
 
 
 # ---- who may
@@ -219,6 +248,7 @@ def test_the_page_of_tokens_makes_one_and_takes_it_back(house: House) -> None:
         ("GET", "/audit?limit=0", None, 422, "query.limit"),
         ("POST", "/work/items/none/skip", {"text": "x"}, 404, None),
         ("POST", "/webhooks", {"url": "https://127.0.0.1/"}, 422, None),
+        ("POST", "/webhooks", {"url": "https://example.org/\u0001"}, 422, None),
         ("GET", "/quality", None, 409, None),
         ("GET", "/export?format=csv", None, 422, "query.format"),
     ],
@@ -289,6 +319,26 @@ def test_batches_guidelines_people_and_their_trail(house: House) -> None:
     assert rater("PATCH", f"/people/{lead.user.id}", json={"name": "Ann"}).status_code == 403
     actions = [line["action"] for line in lead("GET", "/audit").json()]
     assert {"open-batch", "add-guideline", "invite", "change-user", "batch-paused"} <= set(actions)
+
+
+@pytest.mark.parametrize("name", ["by", "batch", "self", "colour"])
+def test_a_batch_has_the_fields_of_its_spec_and_no_other(house: House, name: str) -> None:
+    answer = house.person("lead")("PATCH", f"/batches/{house.batch()}", json={name: "x"})
+    assert answer.status_code == 422
+    assert f"A batch has no {name}: its fields are name, kind" in answer.json()["detail"]
+
+
+def test_a_webhook_is_stored_beside_the_event_loop(house: House) -> None:
+    """A write waits for its turn; on the loop every other request would wait with it."""
+    add, loops = house.room.outbox.add, []
+
+    def watched(*given: Any) -> Any:
+        loops.append(asyncio._get_running_loop())
+        return add(*given)
+
+    house.room.outbox.add = watched  # type: ignore[method-assign]
+    made = house.person("lead")("POST", "/webhooks", json={"url": "https://8.8.8.8/hook"})
+    assert (made.status_code, loops) == (201, [None])
 
 
 def test_quality_is_json_with_intervals(house: House) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from argon2 import PasswordHasher
 from fastapi.testclient import TestClient
+from studio_api import enrol, issue
 
 from tutelage.feedback import people as people_module
 from tutelage.studio.app import create_app
@@ -213,9 +214,22 @@ def test_a_body_is_bounded(room: Room, browser: Browser) -> None:
     browser.sign_in()
     many = {"csrf": csrf_of(browser), "language": "en"} | {f"x{i}": "x" * 10**6 for i in range(5)}
     known = browser.client.post("/language", data=many, headers={"origin": HERE})
-    assert known.status_code == 303, "whoever is signed in may send more"
+    assert known.status_code == 303, "who leads may send more"
     told = {"origin": HERE, "content-length": str(LARGE_BODY + 1)}
     assert browser.client.post("/language", content=b"", headers=told).status_code == 413
+
+
+def test_a_rater_sends_no_more_than_anybody(room: Room, browser: Browser) -> None:
+    """By their session or by a token; a lead's token sends much where it may lead."""
+    rater, lead = enrol(room.store, "rater"), enrol(room.store, "lead")
+    much = {"origin": HERE, "content-length": str(SMALL_BODY + 1)}
+    for user, status in ((rater, 413), (lead, 403)):  # 403: it goes on to where the page's token is missing
+        browser.client.cookies.set("tutelage_session", room.entrance.start(user))
+        assert browser.client.post("/language", content=b"", headers=much).status_code == status
+    browser.client.cookies.clear()
+    for user, scopes, status in ((rater, ["label"], 413), (lead, ["label"], 413), (lead, ["lead"], 422)):
+        headers = much | {"authorization": f"Bearer {issue(room.store, user, scopes)}"}
+        assert browser.client.post("/api/prompts", content=b"", headers=headers).status_code == status, (user, scopes)
 
 
 def test_a_page_that_is_not_there_says_so(room: Room, browser: Browser) -> None:

@@ -52,15 +52,35 @@ def test_again_the_same():
         comparison("q", ["x", "y"], (2, 1), "a"),  # another verdict
         comparison("q", ["x", "y"], (2, 1), "b"),  # another rater
     ]
-    assert repeat_outcomes(rows) == [1.0, 0.0]
+    assert [same for same, _ in repeat_outcomes(rows)] == [1.0, 0.0]
+    assert len({prompt for _, prompt in repeat_outcomes(rows)}) == 2
     assert repeat_outcomes(rows[:1]) == []
 
 
 def test_gold():
     gold = known_answers([comparison("p", ["x", "y"], (1, 2), "lead"), comparison("q", ["x", "y"], (1, 1), "lead")])
     rows = [comparison("p", ["y", "x"], (2, 1)), *(comparison(p, ["x", "y"], (1, 2)) for p in "qr")]
-    assert gold_outcomes(rows, gold) == [1.0, 0.0]
+    assert gold_outcomes(rows, gold) == [(1.0, rows[0].prompt.id), (0.0, rows[1].prompt.id)]
     assert gold_outcomes(rows[2:], gold) == []
+
+
+def test_an_edit_is_a_label_and_no_choice():
+    rows = [
+        comparison(f"p{i}", ["a better, longer text", "a text"], (1, 2), models=["human", "old"], seconds=60.0)
+        for i in range(9)
+    ]
+    found = habits(rows, {"a": 60.0})
+    assert (found.labels, found.seconds.median, found.cost.mean) == (9, 60.0, 1.0)
+    assert (found.first_shown, found.longer, found.ties) == (None, None, None)
+    tie = comparison("q", ["x", "y"], (1, 1))
+    assert habits([*rows, tie]).ties.rate == 1
+
+
+def test_the_pairs_of_a_ranking_are_one_case():
+    """Nine texts in an order: 36 pairs without a tie, which Wilson would take for 36 cases, below 10 %."""
+    found = habits([comparison("p", "abcdefghi", range(1, 10))]).ties
+    assert (found.rate, found.n) == (0, 1)
+    assert found.high > 0.5
 
 
 def test_pace_and_cost():

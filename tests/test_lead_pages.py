@@ -1,6 +1,7 @@
 """The leads' pages: forms make what they say, figures stand beside their numbers, nothing leaks to raters."""
 
 import re
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 
 import pytest
@@ -11,12 +12,21 @@ from test_oversight import FIRST, SECOND, disagreement, say
 from tutelage.evaluate.statistics import wilson
 from tutelage.feedback.audit import entries
 from tutelage.feedback.oversight import Oversight
+from tutelage.feedback.work import Written
 from tutelage.questions import Question, write_questions
 from tutelage.records import Completion, Source
 from tutelage.studio import figures
 from tutelage.studio.lead_view import calendar, snippet
 
-NEW = {"name": "Films", "kind": "comparison", "count": "5", "overlap": "3", "overlap_share": "50", "most_answers": "5"}
+NEW = {
+    "name": "Films",
+    "kind": "comparison",
+    "count": "5",
+    "overlap": "3",
+    "overlap_share": "50",
+    "most_answers": "5",
+    "who": "everybody",
+}
 
 
 class Browser:
@@ -155,6 +165,7 @@ def test_a_batch_is_opened_paused_changed_and_closed(house, tmp_path):
         ({"kind": "nonsense"}, "kind: Input should be"),
         ({"name": " "}, "name: Field required"),
         ({"onboarding": "x" * 32}, "There is no batch"),
+        ({"who": "ticked"}, "Tick those who may answer, or let everybody answer"),
     ],
 )
 def test_a_wrong_form_is_shown_again_with_what_is_wrong(house, tmp_path, wrong, told):
@@ -164,6 +175,79 @@ def test_a_wrong_form_is_shown_again_with_what_is_wrong(house, tmp_path, wrong, 
     assert told in html
     assert 'value="17"' in html  # nothing typed is lost
     assert house.room.batches.all() == []
+
+
+class Fields(HTMLParser):
+    """What a browser would send of the form that leads somewhere, as it was served: lists by the fields' names."""
+
+    def __init__(self, html: str, action: str) -> None:
+        super().__init__()
+        self.sent: dict[str, list[str]] = {}
+        self._action, self._here, self._select = action, False, ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        if tag == "form":
+            self._here = given.get("action") == self._action
+        elif tag == "select":
+            self._select = given["name"]
+        elif self._here and (
+            (tag == "input" and (given.get("type") not in ("radio", "checkbox") or "checked" in given))
+            or (tag == "option" and "selected" in given)
+        ):
+            self.sent.setdefault(given.get("name") or self._select, []).append(given["value"])
+
+
+def changed_as_served(lead, batch, **fields):
+    """Save a batch's settings with these fields changed and all others as the page has them."""
+    place = f"/lead/batches/{batch}/change"
+    lead.post(place, Fields(lead.get(f"/lead/batches/{batch}"), place).sent | fields)
+    return lead.house.room.batches.find(batch).spec
+
+
+def test_saving_the_settings_lets_nobody_in_and_nobody_out(house):
+    """Somebody who may not sign in now has no tick on a list of active people: that once meant everybody."""
+    lead, chief = Browser(house, "lead"), next(u for u in house.room.people.all() if u.role == "admin")
+    ann, bob = (house.person().user for _ in range(2))
+    alone, both = house.batch(raters=(ann.id,)), house.batch(raters=(ann.id, "imported"))
+    house.room.people.change(chief, ann.id, active=False)
+    assert changed_as_served(lead, alone, name="Films, again").raters == (ann.id,)
+    assert changed_as_served(lead, both, name="Films, again").raters == (ann.id, "imported")
+    assert "may not sign in" in lead.get(f"/lead/batches/{alone}")
+    assert house.room.desk.next(bob.id, alone).reason == "nothing"
+    page = lead.post(f"/lead/batches/{alone}/change", NEW | {"who": "ticked"}, 422).text
+    assert "Tick those who may answer" in page
+    assert changed_as_served(lead, alone, raters=[bob.id]).raters == (bob.id,)
+    assert changed_as_served(lead, alone, who="everybody").raters is None
+    assert changed_as_served(lead, alone, name="Films").raters is None
+    assert house.room.batches.find(alone).spec.name == "Films"
+
+
+@pytest.mark.parametrize("moment", ["2031-05-01T14:30:00+02:00", "2031-05-01T23:59:30-08:00"])
+def test_saving_the_settings_moves_no_deadline(house, moment):
+    lead, batch = Browser(house, "lead"), house.batch(deadline=moment)
+    assert changed_as_served(lead, batch, name="Films, again").deadline == datetime.fromisoformat(moment)
+    shown = datetime.fromisoformat(moment).astimezone(UTC)
+    assert shown.strftime("%Y-%m-%d %H:%M") in lead.get("/lead/batches")
+
+
+def test_an_edit_that_was_flagged_can_be_looked_at(house):
+    lead, rater = Browser(house, "lead"), house.person().user.id
+    batch = house.batch(items=1, k=1, kind="edit")
+    held = house.room.desk.next(rater, batch)
+    house.room.desk.flag(rater, held.id, "It was wrong.")
+    say(house, rater, batch, Written(text="Right <b>now</b>."))
+    page = lead.get(f"/lead/disagreements/{held.id}")
+    assert "Right &lt;b&gt;now&lt;/b&gt;." in page
+    assert '<button class="primary">Decide' not in page
+    _, item, _ = disagreement(house)
+    assert '<button class="primary">Decide' in lead.get(f"/lead/disagreements/{item}")
+
+
+@pytest.mark.parametrize("remark", ["1", str(2**31), str(2**70), "x"])
+def test_there_is_no_such_remark(house, remark):
+    assert "There is no remark" in Browser(house, "lead").post(f"/lead/remarks/{remark}", {}, 404).text
 
 
 def test_gold_comes_from_somebody_who_knows_and_a_test_is_all_gold(house, tmp_path):

@@ -10,7 +10,7 @@ from tutelage.cli import run
 from tutelage.errors import DataError
 from tutelage.evaluate.accuracy import annotator_agreement
 from tutelage.project import Project
-from tutelage.quality.summary import PUBLISHED, summarise
+from tutelage.quality.summary import PUBLISHED, known_answers, summarise
 from tutelage.records import Completion, Rating, Source
 
 ABILITY = {"ann": 0.95, "bob": 0.9, "cyd": 0.85, "dan": 0.6}
@@ -98,6 +98,44 @@ def test_ratings_have_an_alpha_of_their_own():
     found = summarise([], ratings)
     assert found.rating_alpha.alpha > 0.8
     assert found.alpha is None
+
+
+def test_an_edit_is_in_no_figure_about_pairs():
+    rows = [comparison(f"p{i}", ["x", "y"], (1, 2), who) for i in range(6) for who in "ab"]
+    edits = [comparison(f"e{i}", ["written", "x"], (1, 2), "ab"[i % 2], models=["human", "old"]) for i in range(6)]
+    found, plain = summarise([*rows, *edits]), summarise(rows)
+    assert (found.prompts, found.all.labels) == (12, 18)
+    assert (found.overlap, found.agreement, found.models) == (plain.overlap, plain.agreement, None)
+    assert [r.ability for r in found.raters] == [r.ability for r in plain.raters]
+    assert [p.alpha for p in found.periods] == [p.alpha for p in plain.periods]
+
+
+def test_intervals_are_over_prompts():
+    """Rankings of four have six pairs each: of two prompts there are two cases, not twelve."""
+    texts, order = ["w", "x", "y", "z"], (1, 2, 3, 4)
+    rows = [comparison("p", texts, order, "a"), comparison("p", texts, order, "b"), comparison("q", texts, order, "a")]
+    gold = known_answers([comparison(prompt, texts, (1, 2, 4, 3), "expert") for prompt in "pq"])
+    found = summarise([*rows, rows[2].model_copy(update={"id": "again"})], gold=gold)
+    assert (found.overlap.rate, found.overlap.n) == (0.5, 2)
+    by_rater = {one.rater.id: one for one in found.raters}
+    assert (by_rater["a"].gold.rate, by_rater["a"].gold.n) == (pytest.approx(5 / 6), 2)
+    assert (by_rater["a"].steadiness.rate, by_rater["a"].steadiness.n) == (1, 1)
+    checked = summarise(rows, gold=gold, checks={"b": ([1.0, 0.0], [])})
+    assert {one.rater.id: one for one in checked.raters}["b"].gold.n == 3
+
+
+def test_whom_others_are_measured_against_is_left_out_of_ratings_too(tmp_path):
+    project = Project.init(tmp_path / "films", model="tiny")
+    about = comparison("p", ["x", "y"], (1, 2))
+    people = [about.annotator.model_copy(update={"id": who, "name": who}) for who in ("ann", "bob", "expert")]
+    texts = [Completion(text=text, source=Source(model="file")) for text in "vwxyz"]
+    scores = {"ann": (1, 3, 5, 6, 7), "bob": (1, 3, 5, 6, 7), "expert": (7, 6, 4, 2, 1)}
+    with project.store() as store:
+        for who in people:
+            given = zip(texts, scores[who.id], strict=True)
+            store.add_all([Rating(prompt=about.prompt, completion=t, score=s, annotator=who) for t, s in given])
+    assert project.quality().rating_alpha.alpha < 0.5
+    assert project.quality(gold="expert").rating_alpha.alpha == 1
 
 
 def test_rounds_may_be_given():

@@ -319,6 +319,49 @@ def test_a_reload_without_the_studio(browser: Callable[..., Any], house: House) 
     assert ann.faults == []
 
 
+def test_a_changed_guideline_needs_no_network(browser: Callable[..., Any], house: House) -> None:
+    """An item brings the guideline it was given with: shown in its place, also on a page that the browser kept."""
+    batch, url = open_batch(house, "comparison", 9), str(house.room.store.engine.url.database)
+    changed = house.room.batches.add_guideline("Kitchen", "Prefer what is **short**.").id
+    context = browser()
+    with served(create_app(url)) as address:
+        ann = Browsing(context, address, house)
+        page = ann.goto(f"/work/{batch}")
+        fetched_ahead(ann, 5)
+        house.room.batches.change(batch, guideline=changed)
+        answered_now(ann)
+        fetched_ahead(ann, 5)  # the last of them under the new guideline
+        ann.saved()
+        page.wait_for_function(
+            """async () => { const page = await caches.match(location.pathname);
+            return page && (await page.text()).includes("<strong>short") && !!navigator.serviceWorker.controller; }"""
+        )
+    page.evaluate("window.stayed = true")
+    for _ in range(4):
+        assert "Prefer what is true." in page.inner_text("#guideline")
+        answered_now(ann)
+    assert "Prefer what is short." in page.inner_text("#guideline")
+    last = ann.item()
+    ann.press("u")
+    ann.until_item_changes(last)
+    assert "Prefer what is true." in page.inner_text("#guideline")
+    answered_now(ann)
+    assert page.evaluate("window.stayed")
+    page.wait_for_timeout(300)
+    page.reload()
+    assert ann.item() == last
+    assert "Prefer what is short." in page.inner_text("#guideline")
+    assert page.evaluate("document.querySelectorAll('#guideline').length") == 1
+    with served(create_app(url), int(address.rpartition(":")[2])):
+        answered_now(ann)
+        ann.saved()
+    made = list(house.room.store.comparisons(annotator=ann.user.id))
+    assert len(made) == 6
+    assert sum(c.guideline == changed for c in made) == 1
+    context.close()
+    assert ann.faults == []
+
+
 def shows(page: Any, status: str) -> None:
     """The status says so, soon: it is written after the next item is shown."""
     for _ in range(50):

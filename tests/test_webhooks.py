@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from standardwebhooks.webhooks import Webhook as Verifier
 from standardwebhooks.webhooks import WebhookVerificationError
@@ -351,7 +352,19 @@ def test_what_the_settings_allow_may_be_internal_and_plain(allowed: str) -> None
 
 
 @pytest.mark.parametrize(
-    "url", ["", "example.org", "ftp://example.org", "https://", "https://me:word@example.org/", "https://a:99999/"]
+    "url",
+    [
+        "",
+        "example.org",
+        "ftp://example.org",
+        "https://",
+        "https://me:word@example.org/",
+        "https://a:99999/",
+        "https://example.org/\u0001",
+        "https://example.org/\u202e",
+        "https://exa\nmple.org/",
+        "https://ü_x.example/",
+    ],
 )
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(StudioError, match="is no address for a webhook"):
@@ -403,3 +416,85 @@ def test_the_log_is_kept_a_month(store: Store, receiver: Receiver) -> None:
     assert later.forget() == 1  # the one that waits stays
     with read(store.engine) as connection:
         assert [row.status for row in connection.execute(deliveries.select())] == [None]
+
+
+def resolved_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Have every name lead to this machine; the names that were asked for."""
+    asked, resolve = list[str](), socket.getaddrinfo
+
+    def here(host: str, port: int, *rest: Any, **named: Any) -> list[Any]:
+        asked.append(host)
+        return resolve("127.0.0.1", port, *rest, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", here)
+    return asked
+
+
+@pytest.mark.parametrize("allowed", ["127.0.0.1", "münchen.example", "xn--mnchen-3ya.example"])
+def test_a_name_of_any_letters_is_spelled_as_dns_spells_it(
+    store: Store, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, allowed: str
+) -> None:
+    asked = resolved_here(monkeypatch)
+    outbox = Outbox(store)
+    outbox.add("person-1", receiver.url.replace("127.0.0.1", "München.example"))
+    tell(store)
+    send(outbox, allowed)
+    assert outbox.log()[0].state == "delivered"
+    [(headers, _)] = receiver.got
+    assert headers["host"] == f"xn--mnchen-3ya.example:{receiver.server.server_port}"
+    assert asked[0] == "xn--mnchen-3ya.example"
+
+
+def test_whatever_goes_wrong_with_one_is_said_in_its_log(store: Store) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if "odd" in request.url.path:
+            raise UnicodeEncodeError("ascii", "ü", 0, 1, "not in range")
+        return httpx.Response(204)
+
+    async def once() -> int:
+        async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
+            return await Courier(outbox).deliver(client)
+
+    outbox = Outbox(store)
+    for path in ("odd", "even"):
+        outbox.add("person-1", f"https://8.8.8.8/{path}")
+    tell(store)
+    assert asyncio.run(once()) == 2
+    assert [line.state for line in outbox.log()] == ["delivered", "waiting"]
+    assert outbox.log()[1].error.startswith("UnicodeEncodeError: 'ascii' codec can't encode")
+
+
+class Stumbling(Outbox):
+    """An outbox whose first claim fails in a way that nobody thought of."""
+
+    stumbled = False
+
+    def claim(self, most: int = 20) -> list[Parcel]:
+        if not self.stumbled:
+            self.stumbled = True
+            raise ZeroDivisionError("odd")
+        return super().claim(most)
+
+
+def test_the_courier_outlives_what_it_cannot_send(
+    store: Store, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("tutelage.studio.webhooks.PAUSE_SECONDS", 0.01)
+    outbox = Stumbling(store)
+    outbox.add("person-1", "https://example.org/\u0001")  # as an older studio took it
+    outbox.add("person-1", receiver.url)
+
+    async def work() -> None:
+        sending = asyncio.create_task(Courier(outbox, ["127.0.0.1"]).run())
+        for label in ("l1", "l2"):
+            await asyncio.to_thread(tell, store, label=label)
+            for _ in range(500):
+                await asyncio.sleep(0.01)
+                if any(label.encode() in body for _, body in receiver.got):
+                    break
+        assert not sending.done()
+        sending.cancel()
+
+    asyncio.run(work())
+    assert [json.loads(body)["data"]["label"] for _, body in receiver.got] == ["l1", "l2"]
+    assert "webhooks: odd" in caplog.text

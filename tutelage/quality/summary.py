@@ -9,11 +9,23 @@ import numpy as np
 
 from tutelage.errors import DataError
 from tutelage.evaluate.accuracy import PairKey, annotator_agreement, verdicts
-from tutelage.evaluate.statistics import Rate, clustered_rate, wilson, win_rate
+from tutelage.evaluate.statistics import Rate, clustered_rate
 from tutelage.feedback.oversight import Oversight
 from tutelage.feedback.store import Store
 from tutelage.quality.agreement import Alpha, agreement_with_others, krippendorff_alpha
-from tutelage.quality.habits import NOBODY, Drift, Habits, drift, gold_outcomes, habits, periods, repeat_outcomes
+from tutelage.quality.habits import (
+    NOBODY,
+    Drift,
+    Habits,
+    Outcome,
+    drift,
+    gold_outcomes,
+    habits,
+    judged,
+    over_prompts,
+    periods,
+    repeat_outcomes,
+)
 from tutelage.quality.targets import Belief, weigh
 from tutelage.quality.tastes import CrowdBradleyTerry, Mixture, crowd_bradley_terry, mixture
 from tutelage.quality.votes import Floats, Votes, pair_votes, prompt_of, rating_votes
@@ -101,7 +113,7 @@ class Quality:
 
     prompts: int
     overlap: Rate | None
-    """Share of judged pairs of texts that two or more raters judged."""
+    """Share of judged pairs of texts that two or more raters judged; n counts prompts."""
     agreement: Rate | None
     """How often two raters say the same of the same pair: first better, second better, or equal."""
     alpha: Alpha | None
@@ -133,32 +145,34 @@ def summarise(
     of its period, in order of time; without it the rounds that the completions record. `checks`: what a desk's gold
     items and repeats showed, by rater's id.
     """
-    votes, cut = pair_votes(comparisons), _periods(comparisons, rounds)
+    chosen, cut = judged(comparisons), _periods(comparisons, rounds)
+    votes = pair_votes(chosen)
     belief = weigh(votes) if votes.shared().units else None
-    shared = int((votes.votes_on >= 2).sum())
+    shared = [(float(count >= 2), prompt_of(unit)) for unit, count in zip(votes.units, votes.votes_on, strict=True)]
     return Quality(
         prompts=len({c.prompt.id for c in comparisons} | {r.prompt.id for r in ratings}),
-        overlap=wilson(shared, len(votes.units)) if votes.units else None,
-        agreement=annotator_agreement(comparisons),
+        overlap=over_prompts(shared),
+        agreement=annotator_agreement(chosen),
         alpha=_alpha(votes),
         rating_alpha=_alpha(rating_votes(ratings)),
         noise=None if belief is None else 1 - belief.typical,
         all=habits(comparisons, wages),
         raters=_raters(comparisons, votes, belief, gold or {}, wages, checks),
         periods=tuple(
-            Period(name, annotator_agreement(those), _alpha(pair_votes(those)), habits(those, wages))
+            Period(name, annotator_agreement(judged(those)), _alpha(pair_votes(judged(those))), habits(those, wages))
             for name, those in cut.items()
         ),
         drift=tuple(_drifts(cut)),
-        models=_models(comparisons),
+        models=_models(chosen),
     )
 
 
 def of_store(
     store: Store, *, gold: str | None = None, wage: float | None = None, split: Split | None = None
 ) -> Quality:
-    """All figures of a store. `gold`: name or id of an annotator whose rankings are right, and are left out elsewhere.
+    """All figures of a store.
 
+    `gold`: name or id of an annotator whose rankings are right, and whose labels are left out of every other figure.
     Raises DataError when there is nothing to measure, or nobody of that name.
     """
     comparisons, ratings = list(store.comparisons(split)), list(store.ratings(split))
@@ -167,6 +181,7 @@ def of_store(
         raise DataError(f"no annotator has the name or id '{gold}': `tutelage quality` lists those there are")
     answers = known_answers([c for c in comparisons if c.annotator.id in experts])
     rest = [c for c in comparisons if c.annotator.id not in experts]
+    ratings = [r for r in ratings if r.annotator.id not in experts]
     if not rest and not ratings:
         raise DataError("the store holds no rankings or ratings to measure: `tutelage label` or import some first")
     wages = {} if wage is None else {one.id: wage for one in store.annotators()}
@@ -219,8 +234,8 @@ def _raters(
             rater=theirs[-1].annotator,
             ability=None if belief is None else belief.ability.get(rater),
             agreement=agreement.get(rater),
-            gold=_mean(gold_outcomes(theirs, gold), checks.get(rater, NO_CHECKS)[0]),
-            steadiness=_mean(repeat_outcomes(theirs), checks.get(rater, NO_CHECKS)[1]),
+            gold=_checked(gold_outcomes(theirs, gold), checks.get(rater, NO_CHECKS)[0]),
+            steadiness=_checked(repeat_outcomes(theirs), checks.get(rater, NO_CHECKS)[1]),
             habits=habits(theirs, wages),
         )
         for rater, theirs in _by_rater(comparisons).items()
@@ -228,9 +243,9 @@ def _raters(
     return tuple(sorted(made, key=lambda one: -one.habits.labels))
 
 
-def _mean(*outcomes: Sequence[float]) -> Rate | None:
-    together = [one for those in outcomes for one in those]
-    return win_rate(together) if together else None
+def _checked(outcomes: Sequence[Outcome], checks: Sequence[float]) -> Rate | None:
+    """Both together; each of a desk's checks counts as a prompt of its own."""
+    return over_prompts([*outcomes, *((one, f"check {i}") for i, one in enumerate(checks))])
 
 
 def _drifts(cut: Mapping[str, Sequence[Comparison]]) -> list[RaterDrift]:

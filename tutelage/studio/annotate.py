@@ -194,6 +194,7 @@ def task_values(request: Request, room: Room, held: Held, *, correcting: bool) -
         "scale": [(value, translate(said)) for value, said in SCALE],
         "flags": labelled(FLAGS, translate),
         "correcting": correcting,
+        "brought": None,
     }
 
 

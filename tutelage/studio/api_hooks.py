@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 from pydantic import Field
+from starlette.concurrency import run_in_threadpool
 
 from tutelage.feedback.outbox import Delivery, Event, Webhook
 from tutelage.records import Record
@@ -44,7 +45,7 @@ def webhooks(user: ForLead, room: TheRoom) -> list[Webhook]:
 async def add_webhook(wanted: NewWebhook, user: ForLead, room: TheRoom) -> MadeWebhook:
     """Tell an address of events from now on."""
     await reachable(wanted.url, room.settings.webhook_allow)
-    webhook, secret = room.outbox.add(user.id, wanted.url, wanted.events)
+    webhook, secret = await run_in_threadpool(room.outbox.add, user.id, wanted.url, wanted.events)
     return MadeWebhook(webhook, secret)
 
 

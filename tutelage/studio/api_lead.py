@@ -109,6 +109,9 @@ def change_batch(
     batch: Id, changes: Annotated[dict[str, Any], Body(min_length=1)], user: ForLead, room: TheRoom
 ) -> Batch:
     """Change fields of its spec; what items were drawn by cannot change any more."""
+    if unknown := sorted(changes.keys() - BatchSpec.model_fields.keys()):
+        fields = ", ".join(BatchSpec.model_fields)
+        raise StudioError(f"A batch has no {', '.join(unknown)}: its fields are {fields}", 422)
     try:
         return room.batches.change(batch, user.id, **changes)
     except ValidationError as error:

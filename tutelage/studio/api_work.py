@@ -8,13 +8,14 @@ from fastapi import APIRouter, Path, Query
 from pydantic import Field
 
 from tutelage.feedback.assignment import MOST_AHEAD
-from tutelage.feedback.work import Answer, Held, LongText, Nothing, Offer, Recent, Saved
+from tutelage.feedback.work import Answer, Held, LongText, Nothing, Offer, Recent, Saved, Written
 from tutelage.records import Message, Record
 from tutelage.studio.annotate import masker_of
 from tutelage.studio.caller import ForLabels
 from tutelage.studio.masking import Masker
 from tutelage.studio.problem import PROBLEMS
 from tutelage.studio.room import TheRoom
+from tutelage.studio.view import check_text
 
 router = APIRouter(prefix="/work", tags=["label"], responses=PROBLEMS)
 Id = Annotated[str, Path(min_length=1, max_length=64)]
@@ -109,6 +110,8 @@ def held(item: Id, user: ForLabels, room: TheRoom) -> Held:
 @router.post("/items/{item}/answer")
 def answer(item: Id, submission: Submission, user: ForLabels, room: TheRoom) -> Saved:
     """Store an answer. What this returns is on the disk; another answer to the same item is a new revision."""
+    if isinstance(submission.answer, Written):
+        check_text(room.desk.held(user.id, item), submission.answer.text, masker_of(room))
     return room.desk.submit(user.id, item, submission.key, submission.answer, submission.seconds)
 
 

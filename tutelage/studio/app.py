@@ -57,14 +57,16 @@ def create_app(store_url: str, project: ProjectFolder | None = None, settings: S
     for router in ROUTERS:
         app.include_router(router)
     app.mount(str(app.state.room.templates.globals["static"]), Assets(), name="static")
-    app.add_middleware(Guard, url=settings.url, known=partial(_known, app.state.room))
+    app.add_middleware(Guard, url=settings.url, large=partial(_may_send_much, app.state.room))
     add_failures(app)
     return app
 
 
-def _known(room: Room, headers: Headers, session: str) -> bool:
-    """Whether the request is of somebody who may send much: signed in, or with an API token."""
+def _may_send_much(room: Room, headers: Headers, session: str) -> bool:
+    """Whether the request is of a lead: signed in, or with an API token of scope lead."""
     scheme, _, secret = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
-        return room.entrance.user_of_token(secret) is not None
-    return bool(session) and room.entrance.user_of_session(session) is not None
+        found = room.entrance.user_of_token(secret)
+        return found is not None and found[0].at_least("lead") and "lead" in found[1].scopes
+    user = room.entrance.user_of_session(session) if session else None
+    return user is not None and user.at_least("lead")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -20,6 +20,7 @@ from tutelage.studio.lead_sources import SIZES, items_of, sources
 from tutelage.studio.lead_view import MOST_DAYS, batch_row, calendar, moment, named, snippet, work_rows
 from tutelage.studio.lead_words import REMARKS, STATES
 from tutelage.studio.room import Room, TheRoom
+from tutelage.studio.view import whole
 from tutelage.studio.words import TITLES
 
 router = APIRouter(include_in_schema=False)
@@ -40,9 +41,10 @@ NEW: Mapping[str, str] = {
 
 
 async def raters_of(request: Request) -> tuple[str, ...] | None:
-    """The raters that were ticked; None when none was: then everybody may answer."""
-    ticked = tuple(one for one in (await request.form()).getlist("raters") if isinstance(one, str))
-    return ticked or None
+    """The raters that were ticked; None where the form says that everybody may answer."""
+    form = await request.form()
+    ticked = tuple(one for one in form.getlist("raters") if isinstance(one, str))
+    return None if form.get("who") == "everybody" else ticked
 
 
 Raters = Annotated[tuple[str, ...] | None, Depends(raters_of)]
@@ -97,25 +99,37 @@ def set_state(user: Lead, room: TheRoom, batch: str, fields: Fields) -> Response
 @router.post("/lead/batches/{batch}/change")
 def change(request: Request, user: Lead, room: TheRoom, batch: str, fields: Fields, raters: Raters) -> Response:
     """Change what can change while it runs."""
-    wanted = spec_of(fields, raters)
     kept = ("name", "deadline", "guideline", "most_answers", "gold_share", "repeat_share", "raters")
     try:
+        wanted = spec_of(fields, raters)
         room.batches.change(batch, user.id, **{name: wanted.get(name) for name in kept if name in wanted})
     except ValidationError as error:
         return _page(request, room, room.batches.find(batch), told(error))
+    except StudioError as error:
+        if error.status != 422:
+            raise
+        return _page(request, room, room.batches.find(batch), room.told(request, error))
     return RedirectResponse(f"/lead/batches/{batch}", 303)
 
 
 @router.post("/lead/remarks/{remark}")
-def settle(user: Lead, room: TheRoom, remark: int, fields: Fields) -> Response:
+def settle(user: Lead, room: TheRoom, remark: str, fields: Fields) -> Response:
     """See to a skip or flag."""
-    Adjudication(room.store).settle(user.id, remark)
+    number = whole(remark)
+    if number is None:
+        raise StudioError(f"There is no remark {remark[:20]}", 404)
+    Adjudication(room.store).settle(user.id, number)
     batch = fields.get("batch", "")
     return RedirectResponse(f"/lead/batches/{batch}" if batch.isalnum() else "/lead/batches", 303)
 
 
 def spec_of(fields: Mapping[str, str], raters: tuple[str, ...] | None) -> dict[str, Any]:
-    """A BatchSpec's values from the form: percent into shares, minutes into seconds, empty fields left out."""
+    """A BatchSpec's values from the form: percent into shares, minutes into seconds, empty fields left out.
+
+    Raises StudioError 422 for what is no number or no moment, and where nobody is to answer.
+    """
+    if raters == ():
+        raise StudioError("Tick those who may answer, or let everybody answer", 422)
     given = {name: value.strip() for name, value in fields.items() if value.strip()}
     spec: dict[str, Any] = {name: given[name] for name in ("name", "kind", "onboarding") if name in given}
     spec |= {name: given[name] for name in NUMBERS if name in given}
@@ -147,11 +161,11 @@ def _number(value: str, name: str) -> float:
 
 
 def _deadline(value: str | None) -> str | None:
-    """The form's local time is UTC."""
+    """The form's local time is UTC, as `deadline_of` shows it."""
     if value is None:
         return None
     try:
-        return datetime.fromisoformat(value).strftime("%Y-%m-%dT%H:%M:00+00:00")
+        return datetime.fromisoformat(value).replace(tzinfo=UTC).isoformat()
     except ValueError as error:
         raise StudioError(f"deadline is '{value}', expected a date and a time", 422) from error
 
@@ -164,12 +178,12 @@ def _form(
         "lead-batch-new.html",
         200 if problem is None else 422,
         values=dict(values),
-        chosen=raters or (),
+        chosen=raters,
         problem=problem,
         sources=sources(room),
         sizes=SIZES,
         tests=[b for b in room.batches.all() if b.spec.pass_mark is not None and b.state == "open"],
-        **_choices(room),
+        **_choices(room, raters),
         **_words(request, room),
     )
 
@@ -194,15 +208,19 @@ def _page(request: Request, room: Room, batch: Batch, problem: str | None) -> Re
         divided=sum(not one.adjudicated for one in oversight.splits(batch.id)),
         opened=moment(batch.created),
         author=named(batch.author or "", people),
-        deadline="" if batch.spec.deadline is None else batch.spec.deadline.strftime("%Y-%m-%dT%H:%M"),
+        chosen=batch.spec.raters,
         problem=problem,
-        **_choices(room),
+        **_choices(room, batch.spec.raters),
         **_words(request, room),
     )
 
 
-def _choices(room: Room) -> dict[str, Any]:
-    return {"guidelines": room.batches.guidelines(), "people": [one for one in room.people.all() if one.active]}
+def _choices(room: Room, chosen: tuple[str, ...] | None) -> dict[str, Any]:
+    """What a form offers: of the people those who are active, and all who are chosen already."""
+    known = {one.id: one for one in room.people.all()}
+    listed = dict.fromkeys([*(id for id, one in known.items() if one.active), *(chosen or ())])
+    people = [(id, named(id, known), id in known and known[id].active) for id in listed]
+    return {"guidelines": room.batches.guidelines(), "people": people}
 
 
 def _words(request: Request, room: Room) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import UTC, date, timedelta
 
 from markupsafe import Markup
 
@@ -12,7 +12,7 @@ from tutelage.feedback.batches import Progress
 from tutelage.feedback.effort import Work
 from tutelage.feedback.oversight import Case, Said
 from tutelage.feedback.people import User
-from tutelage.feedback.work import Batch, Ranked, Rated
+from tutelage.feedback.work import TAKES, Batch, Ranked, Rated, Written
 from tutelage.quality.habits import SECONDS_PER_HOUR
 from tutelage.studio import figures
 from tutelage.studio.masking import Masker
@@ -90,13 +90,22 @@ class BatchRow:
     batch: Batch
     progress: Progress
     bar: Markup
+    deadline: str
+    """As `deadline_of` has it."""
 
 
 def batch_row(batch: Batch, progress: Progress, translate: Translate) -> BatchRow:
     """A batch with its bar: what is answered of what is wanted."""
     said = translate("{answered} of {wanted} answers").format(answered=progress.answered, wanted=progress.wanted)
     parts = [("answered", progress.answered), ("held", min(progress.held, progress.wanted - progress.answered))]
-    return BatchRow(batch, progress, figures.bar(parts, progress.wanted, said))
+    return BatchRow(batch, progress, figures.bar(parts, progress.wanted, said), deadline_of(batch))
+
+
+def deadline_of(batch: Batch) -> str:
+    """A batch's deadline in UTC, as a form's field of date and time has it; empty where there is none."""
+    if batch.spec.deadline is None:
+        return ""
+    return batch.spec.deadline.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="seconds").removesuffix(":00")
 
 
 @dataclass(frozen=True)
@@ -168,6 +177,8 @@ class CaseView:
     sides: tuple[Side, ...]
     rated: bool
     """Whether the answers are scores, not ranks."""
+    decidable: bool
+    """Whether a lead can decide it: of texts none is the right one."""
 
 
 def case_view(case: Case, people: Mapping[str, User], translate: Translate) -> CaseView:
@@ -184,7 +195,8 @@ def case_view(case: Case, people: Mapping[str, User], translate: Translate) -> C
         )
         for i, completion in enumerate(case.completions)
     )
-    return CaseView(case, turns_of(case.prompt.messages, NOTHING_HIDDEN), sides, rated)
+    decidable = bool(case.said) and TAKES[case.kind] != "written"
+    return CaseView(case, turns_of(case.prompt.messages, NOTHING_HIDDEN), sides, rated, decidable)
 
 
 def _value(said: Said, i: int) -> int:
@@ -197,12 +209,14 @@ def _value(said: Said, i: int) -> int:
 
 
 def _verdict(said: Said, i: int, people: Mapping[str, User], translate: Translate) -> Verdict:
-    value = _value(said, i)
     name = named(said.rater, people)
-    if isinstance(said.answer, Rated):
-        return Verdict(name, f"{value}/7" + "".join(f" · {flag}" for flag in said.answer.flags), value >= 6)
-    assert isinstance(said.answer, Ranked)
-    tied = said.answer.ranks.count(value) > 1
-    place = translate("place {rank}, tied" if tied else "place {rank}").format(rank=value)
-    clear = f" ({said.answer.strength})" if said.answer.strength is not None and value == 1 else ""
-    return Verdict(name, place + clear, value == 1)
+    match said.answer:
+        case Written(text=text):
+            return Verdict(name, tame(text), False)
+        case Rated(score=score, flags=flags):
+            return Verdict(name, f"{score}/7" + "".join(f" · {flag}" for flag in flags), score >= 6)
+        case Ranked(ranks=ranks, strength=strength):
+            tied = ranks.count(ranks[i]) > 1
+            place = translate("place {rank}, tied" if tied else "place {rank}").format(rank=ranks[i])
+            clear = f" ({strength})" if strength is not None and ranks[i] == 1 else ""
+            return Verdict(name, place + clear, ranks[i] == 1)

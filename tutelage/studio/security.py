@@ -27,7 +27,7 @@ from tutelage.errors import StudioError
 
 SAFE = {"GET", "HEAD", "OPTIONS"}
 SMALL_BODY = 4 * 2**20  # bytes, from anybody
-LARGE_BODY = 2**30  # bytes, from whoever is signed in: imports
+LARGE_BODY = 2**30  # bytes, from leads: imports
 YEAR = 365 * 86_400
 POLICY = "; ".join(
     [
@@ -94,9 +94,9 @@ async def checked_csrf(request: Request) -> None:
 class Guard:
     """Middleware. It puts into the scope: `secure` (TLS), `session` (the cookie's token), `browser` (for CSRF)."""
 
-    def __init__(self, app: ASGIApp, *, url: str | None, known: Callable[[Headers, str], bool]) -> None:
-        """`url` is the studio's public address; `known(headers, session)` tells whether somebody is signed in."""
-        self._app, self._known = app, known
+    def __init__(self, app: ASGIApp, *, url: str | None, large: Callable[[Headers, str], bool]) -> None:
+        """`url` is the studio's public address; `large(headers, session)` tells whether somebody may send much."""
+        self._app, self._large = app, large
         self._own = None if url is None else _origin(url)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -118,7 +118,7 @@ class Guard:
             return
         length = headers.get("content-length", "0")
         largest = SMALL_BODY
-        if length.isdigit() and int(length) > SMALL_BODY and await run_in_threadpool(self._known, headers, session):
+        if length.isdigit() and int(length) > SMALL_BODY and await run_in_threadpool(self._large, headers, session):
             largest = LARGE_BODY
         if not length.isdigit() or int(length) > largest:
             await PlainTextResponse("This is more than the studio takes.\n", 413)(scope, receive, answer)

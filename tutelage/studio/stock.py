@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 
 from tutelage.feedback.assignment import FEW_AHEAD, MOST_AHEAD
 from tutelage.feedback.work import Held, Nothing
-from tutelage.studio.annotate import Fields, task_values, translator
+from tutelage.studio.annotate import Fields, guideline_of, task_values, translator
 from tutelage.studio.auth import SignedIn
 from tutelage.studio.room import TheRoom
 from tutelage.studio.words import why_not
@@ -30,18 +30,29 @@ def worker() -> Response:
 
 @router.get("/work/{batch}/ahead")
 def ahead(
-    request: Request, user: SignedIn, room: TheRoom, batch: str, besides: str = "", hand: int = 1, want: int = 1
+    request: Request,
+    user: SignedIn,
+    room: TheRoom,
+    batch: str,
+    besides: str = "",
+    hand: int = 1,
+    want: int = 1,
+    guideline: str = "",
 ) -> Response:
     """More items for a page with `hand` of them, as JSON: their HTML, and where there is nothing more, why.
 
-    Fewer than it wants, and no reason: it has its share of what is left.
+    Fewer than it wants, and no reason: it has its share of what is left. An item brings its guideline along where the
+    page came with another one than `guideline`, so that it can be shown without a network.
     """
     mine, made = _named(besides), list[str]()
     most = FEW_AHEAD if hand + want <= FEW_AHEAD else room.desk.allowance(batch)
     for _ in range(min(want, TOGETHER, most - hand)):
         match room.desk.next(user.id, batch, besides=mine):
             case Held() as held:
-                page = room.page(request, "item.html", **task_values(request, room, held, correcting=False))
+                values = task_values(request, room, held, correcting=False)
+                if held.guideline != (guideline or None):
+                    values["brought"] = guideline_of(room, held.guideline)
+                page = room.page(request, "item.html", **values)
                 made.append(bytes(page.body).decode())
                 mine = (*mine, held.id)
             case Nothing() as nothing:

@@ -115,7 +115,9 @@ def answer_of(held: Held, fields: Mapping[str, str], flags: Sequence[str], maske
         case "rating":
             return Rated(score=_number(fields, "score", 1, 7), flags=tuple(flags))
         case "demonstration" | "edit":
-            return Written(text=_written(held, fields.get("text", ""), masker))
+            text = fields.get("text", "").replace("\r\n", "\n")  # how browsers send line breaks
+            check_text(held, text, masker)
+            return Written(text=text)
 
 
 def preference_of(fields: Mapping[str, str]) -> tuple[int, int]:
@@ -139,16 +141,16 @@ def _number(fields: Mapping[str, str], name: str, least: int, most: int) -> int:
     return int(value)
 
 
-def _written(held: Held, text: str, masker: Masker) -> str:
-    text = text.replace("\r\n", "\n")  # how browsers send line breaks
+def check_text(held: Held, text: str, masker: Masker) -> None:
+    """Raises StudioError 422 for a text that is no answer: blank, or an edit that is unchanged or still masked."""
     if not text.strip():
         raise StudioError(_("Write an answer first."), 422)
     if held.kind == "edit":
-        if text in (held.texts[0], tame(masker.whole(held.texts[0]))):
+        shown = masker.whole(held.texts[0])
+        if text in (held.texts[0], shown, tame(shown)):
             raise StudioError(_("Nothing is changed yet. If nothing needs a change, skip it."), 422)
         if MASK in text:
             raise StudioError(_("Replace or remove “[name masked]” first."), 422)
-    return text
 
 
 @dataclass(frozen=True)

@@ -32,15 +32,24 @@ LOG = logging.getLogger(__name__)
 
 
 def checked_parts(url: str) -> SplitResult:
-    """The parts of a webhook's address. Raises StudioError 422 for what is no web address, or has a user in it."""
+    """The parts of a webhook's address, its host as DNS and HTTP spell it: münchen.de is xn--mnchen-3ya.de.
+
+    Raises StudioError 422 for what is no web address, has a user in it, or a character that cannot be seen.
+    """
     try:
         parts = urlsplit(url)
-        sound = parts.scheme in PORTS and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:
+        sound = url.isprintable() and parts.scheme in PORTS and bool(parts.hostname) and (parts.port or 1) > 0
+        place = _place(httpx.URL(host=parts.hostname or "").raw_host.decode())
+    except (ValueError, httpx.InvalidURL):
         sound = False
     if not sound or parts.username is not None or len(url) > 2000:
         raise StudioError(f"'{url[:100]}' is no address for a webhook: give one such as https://example.org/hook", 422)
-    return parts
+    return parts._replace(netloc=place if parts.port is None else f"{place}:{parts.port}")
+
+
+def _place(host: str) -> str:
+    """A host or a network address as it stands in a URL."""
+    return f"[{host}]" if ":" in host else host
 
 
 async def reachable(url: str, allowed: Sequence[str] = ()) -> str:
@@ -57,7 +66,7 @@ async def reachable(url: str, allowed: Sequence[str] = ()) -> str:
         raise StudioError(f"The host {host} has no address now: check its name", 422) from error
     addresses = [ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
     for address in addresses:
-        if host in allowed or any(_within(address, network) for network in allowed):
+        if {host, urlsplit(url).hostname} & set(allowed) or any(_within(address, network) for network in allowed):
             continue
         if not _public(address):
             raise StudioError(
@@ -108,23 +117,27 @@ class Courier:
     def __init__(self, outbox: Outbox, allowed: Sequence[str] = ()) -> None:
         """`allowed`: host names and networks that may be internal."""
         self._outbox, self._allowed = outbox, tuple(allowed)
+        self._tidied = 0.0
 
     async def run(self) -> None:
-        """Deliver until cancelled. A failure of the database is logged, and tried again like one of a receiver."""
-        tidied = 0.0
-        loop = asyncio.get_running_loop()
+        """Deliver until cancelled. Whatever fails is logged, and tried again: nobody would miss a courier that died."""
         async with new_client() as client:
             while True:
-                try:
-                    busy = await self.deliver(client)
-                    if loop.time() - tidied > TIDY_SECONDS:
-                        await asyncio.to_thread(self._outbox.forget)
-                        tidied = loop.time()
-                except TutelageError as error:
-                    LOG.warning("webhooks: %s", error)
+                [busy] = await asyncio.gather(self._round(client), return_exceptions=True)
+                if isinstance(busy, BaseException):
+                    LOG.warning("webhooks: %s", busy, exc_info=None if isinstance(busy, TutelageError) else busy)
                     busy = 0
                 if not busy:
                     await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _round(self, client: httpx.AsyncClient) -> int:
+        """Deliver once, and tidy the log once an hour."""
+        busy = await self.deliver(client)
+        moment = asyncio.get_running_loop().time()
+        if moment - self._tidied > TIDY_SECONDS:
+            await asyncio.to_thread(self._outbox.forget)
+            self._tidied = moment
+        return busy
 
     async def deliver(self, client: httpx.AsyncClient) -> int:
         """Send what is due now, once. Returns how many attempts were made."""
@@ -133,25 +146,28 @@ class Courier:
         return len(parcels)
 
     async def _send(self, client: httpx.AsyncClient, parcel: Parcel) -> None:
-        status, error, wait = None, "", None
-        try:
-            parts = checked_parts(parcel.url)
-            address = await reachable(parcel.url, self._allowed)
-            place = f"[{address}]" if ":" in address else address
-            target = urlunsplit((parts.scheme, f"{place}:{parts.port or PORTS[parts.scheme]}", *parts[2:4], ""))
-            headers = signed(parcel, datetime.now(UTC)) | {"host": parts.netloc}
-            async with client.stream(
-                "POST",
-                target,
-                content=parcel.body.encode(),
-                headers=headers,
-                extensions={"sni_hostname": parts.hostname},
-            ) as answer:  # a stream, so that a body without end is never read
-                status = answer.status_code
-                asked = answer.headers.get("retry-after", "")
-                wait = float(asked) if asked.isdecimal() else None
-        except StudioError as refused:
-            error = str(refused)
-        except httpx.HTTPError as failed:
-            error = f"{type(failed).__name__}: {failed}"
-        await asyncio.to_thread(self._outbox.settle, parcel, status, error, wait)
+        """One attempt, settled whatever went wrong: what is not settled stays due for ever."""
+        [met] = await asyncio.gather(self._attempt(client, parcel), return_exceptions=True)
+        match met:
+            case (status, wait):
+                await asyncio.to_thread(self._outbox.settle, parcel, status, "", wait)
+            case StudioError():
+                await asyncio.to_thread(self._outbox.settle, parcel, None, str(met))
+            case _:
+                await asyncio.to_thread(self._outbox.settle, parcel, None, f"{type(met).__name__}: {met}")
+
+    async def _attempt(self, client: httpx.AsyncClient, parcel: Parcel) -> tuple[int, float | None]:
+        """The status that was answered, and the seconds that the receiver asks to wait."""
+        parts = checked_parts(parcel.url)
+        place = _place(await reachable(parcel.url, self._allowed))
+        target = urlunsplit((parts.scheme, f"{place}:{parts.port or PORTS[parts.scheme]}", *parts[2:4], ""))
+        headers = signed(parcel, datetime.now(UTC)) | {"host": parts.netloc}
+        async with client.stream(
+            "POST",
+            target,
+            content=parcel.body.encode(),
+            headers=headers,
+            extensions={"sni_hostname": parts.hostname},
+        ) as answer:  # a stream, so that a body without end is never read
+            asked = answer.headers.get("retry-after", "")
+            return answer.status_code, float(asked) if asked.isdecimal() else None

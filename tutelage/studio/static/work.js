@@ -5,6 +5,7 @@ import { flush, itemsWaiting, send } from "./outbox.js";
 import { Clock } from "./clock.js";
 import { askIn } from "./dialogs.js";
 import { Draft, fieldsOf, restore } from "./draft.js";
+import { guide, own } from "./guideline.js";
 import { onKeys, showKeys } from "./keys.js";
 import { Ranking } from "./ranking.js";
 import { say } from "./said.js";
@@ -30,6 +31,7 @@ let now = null;
 let fetching = null;
 
 function mount(form, notice) {
+  guide(form);
   remember(form);
   const draft = Draft.of(form);
   if (draft) restore(form, draft);
@@ -172,7 +174,6 @@ async function more(leaving) {
 
 function show(form, instead, notice) {
   form.inert = false;
-  if (form.dataset.guideline !== desk.dataset.guideline) return location.reload();
   instead.replaceWith(form);
   form.classList.add("arriving");
   mount(form, notice);
@@ -200,7 +201,7 @@ async function fill() {
     const besides = [...new Set([...mine(), ...itemsWaiting(), ...elsewhere()])].slice(0, MOST);
     let found;
     try {
-      found = await ask(`/work/${batch}/ahead?want=${want}&hand=${1 + ahead.length}&besides=${besides.join(",")}`);
+      found = await ask(`/work/${batch}/ahead?want=${want}&hand=${1 + ahead.length}&guideline=${own}&besides=${besides.join(",")}`);
     } catch (error) {
       fetchAhead.over = error instanceof Refused && !error.passing;
       return;
