@@ -42,7 +42,7 @@ def made() -> Any:
 class Tally:
     """What all raters saw."""
 
-    saved: list[tuple[str, str, str]] = field(default_factory=list)  # (rater, item, label) the studio said it has
+    saved: list[tuple[str, str, str]] = field(default_factory=list)  # (rater, item, answer) the studio said it has
     seconds: dict[str, list[float]] = field(default_factory=lambda: {"next": [], "answer": []})
     failures: Counter[str] = field(default_factory=Counter)
 
@@ -109,7 +109,7 @@ async def rate(rater: str, connection: Connection, items: int, think: float, tal
         if status != 200:
             tally.failures[f"answer {status}"] += 1
             continue
-        tally.saved.append((rater, item["id"], saved["labels"][0]))
+        tally.saved.append((rater, item["id"], saved["id"]))
         done += 1
 
 
@@ -139,11 +139,14 @@ def fill(url: str, raters: int, items: int, overlap: int) -> dict[str, str]:
 
 def recount(url: str, tally: Tally, overlap: int) -> dict[str, int]:
     """The store against what was said to be saved."""
+    from studio_api import labels_by_answer
+
     from tutelage.feedback.store import Store
 
     with Store(url) as store:
         kept = [(c.id, c.annotator.id, c.prompt.id) for c in store.comparisons()]
-    said = {label for _, _, label in tally.saved}
+        labels = labels_by_answer(store)
+    said = {label for _, _, answer in tally.saved for label in labels.get(answer, [answer])}
     asked = Counter(prompt for _, _, prompt in kept)
     return {
         "answers said to be saved": len(tally.saved),

@@ -14,14 +14,16 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from sqlalchemy import select
 
 from tutelage.feedback.assignment import Desk
 from tutelage.feedback.batches import Batches
-from tutelage.feedback.database import write
+from tutelage.feedback.database import read, write
 from tutelage.feedback.people import Role, User, hashed
 from tutelage.feedback.people_tables import api_tokens, users
 from tutelage.feedback.store import Store
 from tutelage.feedback.work import BatchSpec, NewItem, Ranked
+from tutelage.feedback.work_tables import answers
 from tutelage.records import Completion, Prompt, Source, new_id, now
 from tutelage.studio.app import create_app
 from tutelage.studio.room import Room, StudioSettings
@@ -65,6 +67,12 @@ def issue(store: Store, user: User, scopes: Sequence[str] = SCOPES, *, expires: 
     with write(store.engine) as connection:
         connection.execute(api_tokens.insert(), [row])
     return secret
+
+
+def labels_by_answer(store: Store) -> dict[str, list[str]]:
+    """Which records each answer became, by its id: what raters are not told."""
+    with read(store.engine) as connection:
+        return {id: json.loads(labels) for id, labels in connection.execute(select(answers.c.id, answers.c.labels))}
 
 
 def question(i: int, k: int = 2, text: str = "Answer {place} to {i}") -> NewItem:

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import studio_api
-from studio_api import MODEL, SCOPES, House, better_first, issue, question, served
+from studio_api import MODEL, SCOPES, House, better_first, issue, labels_by_answer, question, served
 
 from tutelage.errors import StudioError
 from tutelage.feedback.audit import entries
 from tutelage.feedback.people_tables import api_tokens
-from tutelage.feedback.work import BatchSpec, Held, NewItem
+from tutelage.feedback.work import BatchSpec, Held, NewItem, Ranked
 from tutelage.records import Comparison, Completion, Prompt, Source
 from tutelage.studio.client import Studio
 from tutelage.studio.masking import MASK
@@ -51,11 +51,27 @@ def test_an_item_its_answer_and_the_label_it_is(house: House) -> None:
     for _ in range(4):
         assert rater("POST", f"/work/items/{item['id']}/answer", json=body).json() == {**first.json(), "again": True}
     [label] = house.room.store.comparisons()
-    assert label.id == first.json()["labels"][0]
+    assert labels_by_answer(house.room.store) == {first.json()["id"]: [label.id]}
     assert [label.completions[i].text for i in label.shown] == item["texts"]
     best = label.completions[label.ranks.index(1)].text
     assert (best, label.strength, label.annotator.id) == (item["texts"][1], 3, rater.user.id)
     assert rater("POST", "/work/next", json={}).json()["nothing"]["reason"] in ("finished", "done", "nothing")
+
+
+def test_what_a_rater_is_told_does_not_say_which_items_are_checks(house: House) -> None:
+    items = [question(i) for i in range(3)]
+    gold = [question(100 + i).model_copy(update={"gold": Ranked(ranks=(1, 2))}) for i in range(3)]
+    spec = BatchSpec(name="b", kind="comparison", overlap=1, gold_share=0.5, repeat_share=0)
+    batch = house.room.batches.open(spec, items + gold).id
+    rater, told = house.person(), {}
+    while item := rater("POST", "/work/next", json={}).json()["item"]:
+        body = {"key": item["id"], "answer": {"type": "ranked", "ranks": [1, 2]}}
+        told[item["id"]] = rater("POST", f"/work/items/{item['id']}/answer", json=body).json()
+    became = labels_by_answer(house.room.store)
+    assert {len(became[one["id"]]) for one in told.values()} == {0, 1}  # gold was among them
+    for item, one in told.items():
+        known = {"item": item, "batch": batch, "revision": 1, "role": "wanted", "again": False}
+        assert one == {"id": one["id"], **known}
 
 
 def test_drafts_skips_flags_undo_and_recent(house: House) -> None:

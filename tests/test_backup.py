@@ -2,6 +2,8 @@
 
 import sqlite3
 import threading
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,10 @@ from tutelage.feedback.batches import Batches
 from tutelage.feedback.database import parse_url
 from tutelage.feedback.people import People
 from tutelage.feedback.store import Store
+from tutelage.feedback.tables import VERSION_TABLE
 from tutelage.feedback.work import BatchSpec, NewItem
 from tutelage.project import Project
+from tutelage.records import Prompt
 
 
 def fill(store):
@@ -85,6 +89,73 @@ def test_a_backup_is_of_one_moment_while_others_write(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir() if "partial" in p.name) == []
 
 
+def test_a_backup_comes_to_an_end_though_somebody_writes_after_each_step(tmp_path, monkeypatch):
+    """2,000 pages take three steps; a backup that begins anew whenever somebody has written takes steps for ever."""
+    with Store(tmp_path / "busy.db") as store:
+        store.add(*(Prompt.text(f"{i} " + "x" * 40_000) for i in range(200)))
+    steps = []
+
+    def write(*_):
+        assert len(steps) < 20
+        writer.execute("INSERT INTO prompts (id, split, body) VALUES (?, 'train', '')", [str(len(steps))])
+        steps.append(1)
+
+    class Interrupted(sqlite3.Connection):
+        def backup(self, target, **how):
+            super().backup(target, progress=write, **how)
+
+    with closing(sqlite3.connect(tmp_path / "busy.db", isolation_level=None)) as writer:
+        monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Interrupted))
+        backup.back_up(parse_url(tmp_path / "busy.db"), tmp_path / "copy.db")
+    with closing(sqlite3.connect(tmp_path / "copy.db")) as copy:
+        assert copy.execute("SELECT count(*) FROM prompts").fetchone() == (200,)  # those of the moment it began
+    assert len(steps) >= 2
+
+
+def test_a_path_may_have_any_characters(tmp_path):
+    """Those that mean something in an address, too: the backup was once of another, empty database."""
+    folder = tmp_path / "50%41 #1? &=é"
+    folder.mkdir()
+    with Store(folder / "s#?.db") as store:
+        before = fill(store)
+    backup.back_up(parse_url(folder / "s#?.db"), folder / "b#?.db")
+    backup.restore(folder / "b#?.db", parse_url(folder / "new.db"))
+    with Store(folder / "new.db") as store:
+        assert held(store) == before
+
+
+def test_what_is_no_store_has_no_backup(tmp_path):
+    sqlite3.connect(tmp_path / "empty.db").close()
+    (tmp_path / "empty.db").touch()
+    with pytest.raises(StoreError, match=r"backup of .*empty.db.* failed: .*empty.db is not a store of tutelage"):
+        backup.back_up(parse_url(tmp_path / "empty.db"), tmp_path / "copy.db")
+    assert not (tmp_path / "copy.db").exists()
+
+
+def test_a_backup_that_cannot_be_used_leaves_the_store_as_it_was(tmp_path):
+    with Store(tmp_path / "s.db") as store:
+        store.add(pair(1))
+    with Store(tmp_path / "other.db") as store:
+        store.add(*(pair(i) for i in range(100, 400)))
+    target = parse_url(tmp_path / "s.db")
+    for name in ("damaged.db", "newer.db"):
+        backup.back_up(parse_url(tmp_path / "other.db"), tmp_path / name)
+    data = bytearray((tmp_path / "damaged.db").read_bytes())
+    data[-10 * 4096 :] = b"\xff" * 10 * 4096
+    (tmp_path / "damaged.db").write_bytes(data)
+    with closing(sqlite3.connect(tmp_path / "newer.db")) as newer, newer:
+        newer.execute(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
+    with Store(tmp_path / "s.db") as store:  # open elsewhere, too
+        for name, told in {"damaged.db": "could not be restored", "newer.db": "a newer tutelage wrote it"}.items():
+            with pytest.raises(StoreError, match=told):
+                backup.restore(tmp_path / name, target, replace=True)
+            assert [c.id for c in store.comparisons()] == ["pair1"]
+        backup.restore(tmp_path / "other.db", target, replace=True)
+        assert store.count("comparisons") == 300
+        store.add(pair(1))
+    assert [path.name for path in tmp_path.iterdir() if "restore" in path.name] == []
+
+
 def test_an_older_schema_is_brought_up_to_date(tmp_path):
     old = tmp_path / "old.db"
     with sqlite3.connect(old) as connection:
@@ -105,6 +176,7 @@ def test_what_is_no_backup_changes_nothing(tmp_path):
     target = parse_url(tmp_path / "s.db")
     (tmp_path / "text").write_text("not a database")
     (tmp_path / "dump").write_bytes(b"PGDMP rest")
+    (tmp_path / "rubbish").write_bytes(backup.SQLITE + b"\xff" * 5000)
     with sqlite3.connect(tmp_path / "strange.db") as strange:
         strange.execute("CREATE TABLE bookmarks (url text)")
     strange.close()
@@ -113,6 +185,7 @@ def test_what_is_no_backup_changes_nothing(tmp_path):
         "dump": "is a backup of PostgreSQL, but the store is SQLite",
         "strange.db": "is a database of another program",
         "missing": "cannot be read",
+        "rubbish": r"cannot be read .*give another file that `tutelage backup` wrote",
     }.items():
         with pytest.raises(StoreError, match=told):
             backup.restore(tmp_path / name, target, replace=True)

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +127,58 @@ def test_the_last_turn_closes_and_an_empty_conversation_cannot(house: House) -> 
     assert talks.choose("person-1", item, 1, key="k", ranks=(1, 2), seconds=1.0).closed
     assert talks.close("person-1", item).closed  # again changes nothing
     assert house.room.batches.progress(talks.of("person-1", item).batch).answered == 1
+
+
+def test_nothing_is_chosen_in_a_conversation_that_is_closed_or_skipped(house: House) -> None:
+    """Replies that another tab still shows: choosing there would count the item twice, and label what is over."""
+    talks, item = held(house, "person-1", turns=2, overlap=2, overlap_share=1.0)
+    talks.offer("person-1", item, talks.of("person-1", item).asking(""), pair("a", "b"))
+    talks.choose("person-1", item, 1, key="k1", ranks=(1, 2), seconds=1.0)
+    talks.offer("person-1", item, talks.of("person-1", item).asking("And?"), pair("c", "d"))
+    batch = talks.close("person-1", item).batch
+    other = house.room.desk.next("person-1", batch)
+    assert isinstance(other, Held)
+    talks.offer("person-1", other.id, talks.of("person-1", other.id).asking(""), pair("e", "f"))
+    house.room.desk.skip("person-1", other.id, "unclear")
+    for over, number in [(item, 2), (other.id, 1)]:
+        with pytest.raises(StudioError, match="This turn is over") as refused:
+            talks.choose("person-1", over, number, key="k2", ranks=(1, 2), seconds=1.0)
+        assert refused.value.status == 409
+        assert talks.close("person-1", over).closed
+    assert house.room.batches.progress(batch).answered == 1
+    assert house.room.store.count("comparisons") == 1
+
+
+def test_a_draft_ends_with_what_it_was_for(house: House) -> None:
+    talks, item = held(house, "person-1")
+    desk = house.room.desk
+
+    def draft_after(act: Callable[[], object]) -> str | None:
+        desk.draft("person-1", item, '{"text": "Of turn one"}')
+        act()
+        return desk.held("person-1", item).draft
+
+    asked = talks.of("person-1", item).asking("")
+    assert draft_after(lambda: None) is not None
+    assert draft_after(lambda: talks.offer("person-1", item, asked, pair("a", "b"))) is None
+    assert draft_after(lambda: talks.choose("person-1", item, 1, key="k", ranks=(1, 2), seconds=1.0)) is None
+    assert draft_after(lambda: talks.close("person-1", item)) is None
+
+
+@pytest.mark.parametrize("turns", [1, 2])
+def test_the_last_conversation_finishes_its_batch(house: House, turns: int) -> None:
+    """By its last turn, or closed by the rater."""
+    house.room.outbox.add("person-x", "https://example.org/hook", ["batch.finished"])
+    talks, item = held(house, "person-1", turns=turns)
+    told = []
+    while item:
+        talks.offer("person-1", item, talks.of("person-1", item).asking(""), pair("a", "b"))
+        talks.choose("person-1", item, 1, key=item, ranks=(1, 2), seconds=1.0)
+        batch = talks.close("person-1", item).batch
+        told += [len(house.room.outbox.claim())]
+        following = house.room.desk.next("person-1", batch)
+        item = following.id if isinstance(following, Held) else ""
+    assert told == [0, 1]
 
 
 def test_a_conversation_belongs_to_one_person(house: House) -> None:

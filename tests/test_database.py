@@ -96,6 +96,8 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
         (":memory:", r"in memory: give a path"),
         ("mysql://host/x", r"No store for 'mysql' databases: use a path"),
         ("://", r"is no database URL: use a path"),
+        ("postgresql://h:abc/db", r"'postgresql://h:abc/db' is no database URL: use a path"),
+        ("postgresql://ann:secret@h:abc/db", r"'postgresql://ann:\*\*\*@h:abc/db' is no database URL"),
         ("postgresql://ann:secret@127.0.0.1:1/x", r"ann:\*\*\*@127.0.0.1:1/x.*Check that the server runs"),
     ],
 )

@@ -490,6 +490,33 @@ def test_onboarding_is_passed_first(desk: Desk, store: Store) -> None:
     assert store.count("comparisons") == 0
 
 
+def test_a_test_is_decided_by_its_first_answers(desk: Desk, store: Store) -> None:
+    """Corrected one by one, with a look at the result after each, a failed test could else be passed by anybody."""
+    test = desk.open(spec(name="test", pass_mark=0.75), [item(f"{i}", gold=Ranked(ranks=(1, 2))) for i in range(4)])
+    batch = desk.open(spec(onboarding=test.id), [item("a"), item("b")])
+    for rater, outcome in [("good", None), ("bad", Nothing("failed", batch=test.id))]:
+        held = [desk.submit(rater, one.id, one.id, right(one, rater == "good")) for one in all_of(desk, rater, test.id)]
+        for number, made in enumerate(held):
+            found = next(offer.nothing for offer in desk.offers(rater) if offer.batch == batch.id)
+            assert found == outcome, number
+            again = desk.held(rater, made.item)
+            assert desk.submit(rater, made.item, f"again {made.item}", right(again, rater == "bad")).revision == 2
+        first = desk.take_back(rater, held[0].item)
+        desk.submit(rater, first.id, "once more", right(first, rater == "bad"))
+        assert next(offer.nothing for offer in desk.offers(rater) if offer.batch == batch.id) == outcome
+
+
+def all_of(desk: Desk, rater: str, batch: str) -> Iterator[Held]:
+    while isinstance(held := desk.next(rater, batch), Held):
+        yield held
+
+
+def right(held: Held, true: bool) -> Ranked:
+    """The answer whose completions end in 0 and 1, or the wrong one."""
+    first = held.texts[0].endswith("0") == true
+    return Ranked(ranks=(1, 2) if first else (2, 1))
+
+
 # ---- why there is nothing
 
 

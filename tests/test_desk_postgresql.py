@@ -7,6 +7,7 @@ from test_desk import (  # noqa: F401
     clock,
     desk,
     test_a_changed_answer_is_a_new_revision,
+    test_a_test_is_decided_by_its_first_answers,
     test_active_selection_leaves_a_random_arm,
     test_an_answer_is_a_training_row,
     test_disagreement_asks_one_more,
@@ -27,10 +28,13 @@ from test_people import (  # noqa: F401
     cheap_hashes,
     entrance,
     people,
+    talk,
     test_a_hundred_tries_at_once_are_counted,
     test_a_session_ends,
+    test_an_erased_conversation_gives_its_seat_back,
     test_an_invitation_is_used_once_even_by_many_at_once,
     test_the_trail_says_who_did_what,
+    test_what_was_erased_may_be_said_again,
 )
 from test_postgresql import server, url  # noqa: F401
 

@@ -91,6 +91,43 @@ def test_a_fault_takes_back_its_own_writes_only(store: Store) -> None:
     assert kept(store) == {str(i) for i in range(THREADS) if i % 3 == 2}
 
 
+def test_nobody_is_told_of_a_success_that_another_write_took_away(store: Store) -> None:
+    """SQLite takes the whole transaction back, savepoints too, when the disk is full in the middle of a statement."""
+    writes, come, told, faults = GroupCommit(store.engine), [], set(), {}
+    size = "PRAGMA max_page_count={}"
+
+    @event.listens_for(store.engine, "connect")
+    def limit(connection: sqlite3.Connection, _record: object) -> None:
+        connection.execute(size.format(connection.execute("PRAGMA page_count").fetchone()[0] + 30))
+
+    store.engine.dispose()
+
+    def job(i: int) -> None:
+        name = str(i)
+        try:
+            with writes.write() as connection:
+                come.append(name)
+                wait_until(lambda: len(come) + writes._waiting == THREADS)  # so that all share what is shared
+                body = "x" * 500_000 if len(come) == 5 else "{}"
+                connection.execute(prompts.insert(), [{"id": name, "split": "train", "body": body}])
+        except StoreError as error:
+            faults[name] = str(error)
+        else:
+            told.add(name)
+
+    together(job)
+    assert kept(store) == told
+    assert set(faults) in (set(come[:5]), set(come[1:5]))  # the first may have been alone; after the fifth is another
+    assert all("make room" in fault for fault in faults.values())
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
 def test_nobody_is_told_of_a_success_that_the_disk_refused(store: Store) -> None:
     writes, told, refusing, faults = GroupCommit(store.engine), [], [True], set()
 

@@ -1,6 +1,9 @@
 """What leads see and do: counts, checks, disagreements, decisions, remarks, on a desk that was worked at."""
 
+import sqlite3
+
 import pytest
+from sqlalchemy import event
 from studio_api import House, question
 from studio_api import house as made_house
 
@@ -9,7 +12,7 @@ from tutelage.feedback.adjudication import Adjudication
 from tutelage.feedback.audit import entries
 from tutelage.feedback.oversight import Oversight
 from tutelage.feedback.work import BatchSpec, NewItem, Ranked, Rated, Written
-from tutelage.records import new_id
+from tutelage.records import Prompt, new_id
 
 FIRST, SECOND, TIE = Ranked(ranks=(1, 2)), Ranked(ranks=(2, 1)), Ranked(ranks=(1, 1))
 
@@ -224,6 +227,20 @@ def test_labels_days_arms_and_periods(house):
     assert sum(Oversight(store).daily(30, batch).values()) == 10
     assert sum(Oversight(store).daily(30).values()) == 11
     assert set(Oversight(store).periods().values()) == {"active"}  # ratings have no agreement on pairs
+
+
+def test_more_questions_wait_than_a_query_takes_values(house):
+    """PostgreSQL takes 65,535 values, SQLite here 32,766 or more: both refuse one more than they take."""
+    items = [NewItem(prompt=Prompt.user(f"Question {i}?")) for i in range(10_001)]
+    batch = house.room.batches.open(BatchSpec(name="write", kind="demonstration"), items).id
+    engine = house.room.store.engine
+
+    @event.listens_for(engine, "connect")
+    def limit(connection, _record):
+        connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 10_000)
+
+    engine.dispose()
+    assert {prompt for _, prompt, _ in Oversight(house.room.store).waiting(batch)} == {item.prompt for item in items}
 
 
 def test_texts_are_not_split_over(house):

@@ -1,29 +1,41 @@
 """Users, invitations, sessions, tokens, back-off, the trail, and how a person is erased. A clock moved by hand."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from argon2 import PasswordHasher
-from test_desk import Clock, answer, given, item, spec, unsynced, why_not
+from test_desk import Clock, answer, given, item, spec, text, unsynced, why_not
 
 from tutelage.errors import StudioError
 from tutelage.feedback import audit
 from tutelage.feedback import people as people_module
 from tutelage.feedback.assignment import Desk
+from tutelage.feedback.batches import Batches
+from tutelage.feedback.conversation import Conversation, Conversations
 from tutelage.feedback.database import read
 from tutelage.feedback.entrance import Entrance
 from tutelage.feedback.erasure import Fed, erase
 from tutelage.feedback.people import DAY, HASHER, People, User, hash_password
 from tutelage.feedback.store import Store
-from tutelage.feedback.work import Ranked, Written
+from tutelage.feedback.work import NewItem, Ranked, Written
 from tutelage.folder import Core
+from tutelage.records import Message, Prompt, new_id
 from tutelage.runs import Run
 
 PASSWORD = "a long enough one"
+
+
+class Talk(NamedTuple):
+    """A batch of one conversation; `say` has a person say something and returns how they choose a reply."""
+
+    say: Callable[[str, str], Callable[[], Conversation]]
+    desk: Desk
+    talks: Conversations
+    batch: str
 
 
 @pytest.fixture(autouse=True)
@@ -361,6 +373,60 @@ def test_erased_labels_may_go_too(worked: tuple[User, Desk, Path], admin: User, 
         said = Ranked(ranks=(1, 2)) if len(held.texts) == 2 else Written(text="x")
         desk.submit("person-2", held.id, held.id, said)
     assert why_not(desk, "person-2").reason == "finished"
+
+
+@pytest.fixture
+def talk(store: Store, clock: Clock) -> Talk:
+    """A conversation that two people are wanted for, and how one of them says something in it."""
+    start = Prompt(messages=(Message(role="user", content="Hi"), Message(role="assistant", content="Well?")))
+    desk, talks = Desk(store, clock=clock), Conversations(store, clock=clock)
+    batch = desk.open(spec("chat", overlap=2, overlap_share=1.0), [NewItem(prompt=start)])
+
+    def say(person: str, words: str) -> Callable[[], Conversation]:
+        item = given(desk, person, batch.id).id
+        here = talks.offer(person, item, talks.of(person, item).asking(words), (text("a"), text("b")))
+        return lambda: talks.choose(person, item, here.number, key=new_id(), ranks=(1, 2), seconds=None)
+
+    return Talk(say, desk, talks, batch.id)
+
+
+def test_erasing_leaves_what_others_have_said_too(talk: Talk, people: People, admin: User, store: Store) -> None:
+    ann, ben = rater(people, admin), rater(people, admin, "ben")
+    for person in (ann.id, ben.id):
+        talk.say(person, "Good evening")()
+    talk.say(ann.id, "my own private words")()
+    erase(store, admin, ann.id, keep_labels=False)
+    [label] = store.comparisons()
+    assert (label.annotator.id, label.prompt.messages[-1].content) == (ben.id, "Good evening")
+    assert [prompt.id for prompt in store.prompts(label.prompt.split)].count(label.prompt.id) == 1
+    assert "my own private words" not in everything(store)
+    erase(store, admin, ben.id, keep_labels=False)
+    assert "Good evening" not in everything(store)  # nobody is left who said it
+
+
+def test_what_was_erased_may_be_said_again(talk: Talk, people: People, admin: User, store: Store) -> None:
+    """Ben's replies are there when Ann, who said the same, is erased; his choice is a label about what he said."""
+    ann, ben = rater(people, admin), rater(people, admin, "ben")
+    talk.say(ann.id, "Good evening")()
+    choose = talk.say(ben.id, "Good evening")
+    erase(store, admin, ann.id, keep_labels=False)
+    choose()
+    [label] = store.comparisons()
+    assert label.prompt.messages[-1].content == "Good evening"
+    assert label.prompt in store.prompts(label.prompt.split)
+
+
+def test_an_erased_conversation_gives_its_seat_back(talk: Talk, people: People, admin: User, store: Store) -> None:
+    desk, ann, ben = talk.desk, rater(people, admin), rater(people, admin, "ben")
+    for person in (ann.id, ben.id):
+        item = given(desk, person, talk.batch).id
+        talk.say(person, "Good evening")()
+        talk.talks.close(person, item)
+    assert why_not(desk, "person-3", talk.batch).reason == "finished"
+    erase(store, admin, ann.id, keep_labels=False)
+    assert Batches(store).progress(talk.batch).answered == 1
+    assert given(desk, "person-3", talk.batch).id == item
+    assert why_not(desk, "person-4", talk.batch).reason == "leased"  # one seat, no more
 
 
 def test_erasing_is_for_administrators_and_others(worked: tuple[User, Desk, Path], admin: User, store: Store) -> None:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 import test_store
+from sqlalchemy import select
+from test_group_commit import THREADS, together, wait_until
 from test_store import (  # noqa: F401
     test_a_new_schema_is_the_one_in_tables,
     test_a_newer_database_is_refused,
@@ -31,7 +33,10 @@ from test_store import (  # noqa: F401
 )
 
 from tutelage.errors import StoreError
+from tutelage.feedback.database import read
+from tutelage.feedback.group_commit import GroupCommit
 from tutelage.feedback.store import Store
+from tutelage.feedback.tables import prompts
 from tutelage.records import Completion, Source
 
 psycopg = pytest.importorskip("psycopg", reason="needs psycopg: pip install 'tutelage[postgresql]'")
@@ -110,3 +115,28 @@ def test_a_lost_connection_is_explained_and_mended(url: str) -> None:
             connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
         store.add(test_store.pair(2))
         assert store.count("comparisons") == 2
+
+
+def test_a_connection_lost_by_one_write_is_a_fault_of_all_that_shared_it(url: str) -> None:
+    come: list[str] = []
+    told: set[str] = set()
+    with Store(url) as store:
+        writes = GroupCommit(store.engine)
+
+        def job(i: int) -> None:
+            try:
+                with writes.write() as connection:
+                    come.append(str(i))
+                    wait_until(lambda: len(come) + writes._waiting == THREADS)
+                    connection.execute(prompts.insert(), [{"id": str(i), "split": "train", "body": "{}"}])
+                    if len(come) == 5:
+                        connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+            except StoreError:
+                return
+            told.add(str(i))
+
+        together(job)
+        with read(store.engine) as connection:
+            kept = set(connection.execute(select(prompts.c.id)).scalars())
+    assert kept == told
+    assert set(come) - told in (set(come[:5]), set(come[1:5]))  # the first may have been alone

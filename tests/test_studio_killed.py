@@ -11,12 +11,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from studio_api import better_first, enrol, issue, question
+from studio_api import better_first, enrol, issue, labels_by_answer, question
 
 from tutelage.errors import StudioError
 from tutelage.feedback.batches import Batches
 from tutelage.feedback.store import Store
-from tutelage.feedback.work import BatchSpec, Saved
+from tutelage.feedback.work import BatchSpec, Receipt
 from tutelage.records import new_id
 from tutelage.studio.client import Studio
 
@@ -63,7 +63,7 @@ class Rater(threading.Thread):
     def __init__(self, url: str, token: str, done: threading.Event) -> None:
         super().__init__(daemon=True)
         self.url, self.token, self.done = url, token, done
-        self.saved: list[Saved] = []
+        self.saved: list[Receipt] = []
         self.again = 0
         """Answers that were in the store although the reply to the first sending never came."""
         self.broken: list[str] = []
@@ -127,11 +127,11 @@ def killed_under_load(path: Path, items: int, kills: int) -> None:
         done.set()
         server.kill()
     assert [message for rater in raters for message in rater.broken] == []
-    said = Counter(label for rater in raters for saved in rater.saved for label in saved.labels)
     with Store(path) as store:
-        kept = list(store.comparisons())
+        kept, labels = list(store.comparisons()), labels_by_answer(store)
         answered = Counter(c.prompt.id for c in kept)
         by_whom = Counter((c.prompt.id, c.annotator.id) for c in kept)
+    said = Counter(label for rater in raters for saved in rater.saved for label in labels[saved.id])
     assert set(said.values()) == {1}
     assert {c.id for c in kept} == set(said)  # nothing that was saved is lost, nothing is there unasked
     assert len(kept) == items * OVERLAP

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, bindparam, select, true, update
 from tutelage.errors import StudioError
 from tutelage.feedback import rows, tables
 from tutelage.feedback.claiming import ANY_LEFT, ITEM, RATER, has_seat
-from tutelage.feedback.outbox import announce
+from tutelage.feedback.outbox import Event, announce
 from tutelage.feedback.people import annotator_of
 from tutelage.feedback.work import (
     TAKES,
@@ -78,7 +78,7 @@ class Submission:
 def saved(row: Row[Any], *, again: bool) -> Saved:
     """What a stored answer's row says."""
     labels = tuple(json.loads(row.labels))
-    return Saved(row.id, row.item_id, row.batch_id, row.revision, row.role, labels, again)
+    return Saved(row.id, row.item_id, row.batch_id, row.revision, row.role, again, labels)
 
 
 def store_answer(connection: Connection, submitted: Submission, given: Row[Any], at: float) -> Saved:
@@ -260,14 +260,23 @@ def bounded(seconds: float | None, passed: float) -> float | None:
     return max(0.0, min(seconds, passed))
 
 
-def announce_saved(connection: Connection, rater: str, made: Saved) -> None:
-    """Tell webhooks of an answer that was stored, and of the batch where it was the last one."""
+def announce_saved(connection: Connection, made: Saved, given: Row[Any]) -> None:
+    """Tell webhooks of an answer that was stored, and of the batch where it was the last one.
+
+    `given` is the row of GIVEN that it was an answer to, from before.
+    """
     if made.again:
         return
-    heard = announce(connection, "label.saved" if made.revision == 1 else "label.revised", **told(rater, made))
-    maybe_last = heard and made.revision == 1 and made.role == "wanted"
-    if maybe_last and not connection.scalar(ANY_LEFT, {"batch": made.batch}):
-        announce(connection, "batch.finished", batch=made.batch)
+    event: Event = "label.saved" if made.revision == 1 else "label.revised"
+    if announce(connection, event, **told(given.rater_id, made)):
+        announce_finished(connection, given)
+
+
+def announce_finished(connection: Connection, given: Row[Any]) -> None:
+    """Tell webhooks of a batch of which the last open item is answered now; `given` is its row from before."""
+    was_open = given.purpose == "ask" and given.answered < given.wanted
+    if was_open and connection.scalar(ANY_LEFT, {"batch": given.batch_id}) is None:
+        announce(connection, "batch.finished", batch=given.batch_id)
 
 
 def told(rater: str, made: Saved) -> dict[str, Any]:

@@ -165,7 +165,7 @@ class Desk:
                 return saved(known, again=True)
             given = _given(connection, rater, item)
             made = store_answer(connection, Submission(key, answer, seconds), given, self._clock())
-            announce_saved(connection, rater, made)
+            announce_saved(connection, made, given)
             return made
 
     def undo(self, rater: str, batch: str | None = None) -> Held | None:

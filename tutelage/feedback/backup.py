@@ -1,7 +1,7 @@
 """Backup and restore of the whole store: labels, work, people.
 
 SQLite is copied page by page while others read and write (its online backup); PostgreSQL by its own pg_dump and
-pg_restore. A backup appears under its name only when it is whole.
+pg_restore. A backup appears under its name only when it is whole, and a store is written only with one that is.
 """
 
 import os
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from sqlalchemy import URL
 
@@ -66,13 +67,30 @@ def restore(path: Path, url: URL, *, replace: bool = False) -> None:
             f"{shown(url)} is not empty: back it up and give --replace, or name another database to restore into"
         )
     if sqlite:
-        try:
-            _copy(path, Path(str(url.database)))
-        except sqlite3.Error as error:
-            raise StoreError(f"{path} could not be restored into {shown(url)}: {error}") from error
-    else:
-        options = ["--no-owner", "--no-privileges", "--clean", "--if-exists", "--single-transaction", "--exit-on-error"]
-        _run("pg_restore", url, [*options, str(path)])
+        _restore_sqlite(path, url)
+        return
+    options = ["--no-owner", "--no-privileges", "--clean", "--if-exists", "--single-transaction", "--exit-on-error"]
+    _run("pg_restore", url, [*options, str(path)])
+    _bring_up_to_date(url)
+
+
+def _restore_sqlite(path: Path, url: URL) -> None:
+    """By way of a copy beside the store: what is damaged, or too new, is found out before the store is written.
+
+    The copy goes into the store's own file in one transaction, so another process that has it open goes on with it.
+    """
+    live = Path(str(url.database))
+    try:
+        with TemporaryDirectory(prefix=".restore-", dir=live.parent) as folder:
+            whole = Path(folder) / path.name
+            _copy(path, whole)
+            _bring_up_to_date(url.set(database=str(whole)))
+            _copy(whole, live)
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(f"{path} could not be restored into {shown(url)}: {error}") from error
+
+
+def _bring_up_to_date(url: URL) -> None:
     engine = connect(url)
     try:
         migrate(engine)
@@ -81,15 +99,25 @@ def restore(path: Path, url: URL, *, replace: bool = False) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """SQLite's online backup, then a check of every page of the copy."""
-    with (
-        closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as here,
-        closing(sqlite3.connect(target)) as there,
-    ):
+    """SQLite's online backup of one moment, then a check of every page of the copy."""
+    with closing(_reading(source)) as here, closing(sqlite3.connect(target)) as there:
+        here.execute("BEGIN")
+        _tables(here)  # the moment: without it, the backup begins anew whenever somebody writes between two steps
         here.backup(there, pages=PAGES)
         (said,) = there.execute("PRAGMA integrity_check").fetchone()
-    if said != "ok":
-        raise sqlite3.DatabaseError(f"the copy is damaged ({said})")
+        if said != "ok":
+            raise sqlite3.DatabaseError(f"the copy is damaged ({said})")
+        if VERSION_TABLE not in _tables(there):
+            raise sqlite3.DatabaseError(f"{source} is not a store of tutelage")
+
+
+def _reading(path: Path) -> sqlite3.Connection:
+    """A database to read from; its name may have any characters, also those that mean something in an address."""
+    return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
+
+
+def _tables(connection: sqlite3.Connection) -> set[str]:
+    return {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
 
 
 def _check_file(path: Path, sqlite: bool) -> None:
@@ -105,8 +133,13 @@ def _check_file(path: Path, sqlite: bool) -> None:
     if not start.startswith(wanted):
         raise StoreError(f"{path} is no backup of a store: give a file that `tutelage backup` wrote")
     if sqlite:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as there:
-            tables = {name for (name,) in there.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        try:
+            with closing(_reading(path)) as there:
+                tables = _tables(there)
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"{path} cannot be read ({error}): give another file that `tutelage backup` wrote"
+            ) from error
         if VERSION_TABLE not in tables:
             raise StoreError(f"{path} is a database of another program: give a file that `tutelage backup` wrote")
 

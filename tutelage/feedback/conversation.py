@@ -16,8 +16,8 @@ from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from tutelage.errors import StudioError
 from tutelage.feedback import rows
-from tutelage.feedback.answering import GIVEN, SET_LEASE, SET_SEATS
-from tutelage.feedback.claiming import ITEM, RATER, has_seat
+from tutelage.feedback.answering import DROP_DRAFT, GIVEN, SET_LEASE, SET_SEATS, announce_finished
+from tutelage.feedback.claiming import FINAL, ITEM, RATER, has_seat
 from tutelage.feedback.database import read
 from tutelage.feedback.outbox import announce
 from tutelage.feedback.people import annotator_of
@@ -53,6 +53,7 @@ class Conversation:
     most: int
     """Turns it may have."""
     closed: bool
+    """By the rater, after the last turn, or skipped."""
 
     @property
     def speaks(self) -> bool:
@@ -95,6 +96,7 @@ class Conversations:
             body = {"prompt": prompt.model_dump(), "replies": [r.model_dump(mode="json") for r in replies]}
             row = {"item_id": item, "rater_id": rater, "number": here.number, "since": self._clock()}
             connection.execute(insert(turns), [row | {"body": json.dumps(body), "shown": json.dumps(SHOWN)}])
+            connection.execute(DROP_DRAFT, {"item": item, "rater": rater})
             return _conversation(connection, given)
 
     def choose(
@@ -103,14 +105,14 @@ class Conversations:
         """Store the choice of a turn as a label; the better reply goes on, the left one of a tie.
 
         The same turn again with the same key stores nothing. Raises StudioError 409 for a turn that was chosen already
-        or does not exist.
+        or does not exist, and where the conversation is closed.
         """
         with self._writes.write() as connection:
             given = _given(connection, rater, item)
             row = next((t for t in _turns(connection, given) if t.number == number), None)
             if row is not None and row.chosen is not None and row.key == key:
                 return _conversation(connection, given)
-            if row is None or row.chosen is not None:
+            if row is None or row.chosen is not None or given.state in FINAL:
                 raise StudioError("This turn is over: reload the page", 409)
             prompt, replies = _body(row)
             label = Comparison(
@@ -128,8 +130,9 @@ class Conversations:
             connection.execute(CHOOSE, keys | {"new_chosen": better, "new_key": key, "new_label": label.id})
             told = {"batch": given.batch_id, "item": item, "labels": [label.id], "rater": rater, "revision": 1}
             announce(connection, "label.saved", answer=label.id, **told)
+            connection.execute(DROP_DRAFT, {"item": item, "rater": rater})
             here = _conversation(connection, given)
-            return self._close(connection, given, here) if here.number > here.most else here
+            return self._close(connection, given) if here.number > here.most else here
 
     def close(self, rater: str, item: str) -> Conversation:
         """End the conversation. Raises StudioError 409 where nothing was chosen yet: such an item is skipped."""
@@ -140,9 +143,9 @@ class Conversations:
                 return here
             if not any(turn.chosen is not None for turn in _turns(connection, given)):
                 raise StudioError("Choose a reply first, or skip this one.", 409)
-            return self._close(connection, given, here)
+            return self._close(connection, given)
 
-    def _close(self, connection: Connection, given: Row[Any], here: Conversation) -> Conversation:
+    def _close(self, connection: Connection, given: Row[Any]) -> Conversation:
         keys = {"item": given.item_id, "rater": given.rater_id}
         at = self._clock()
         running = given.state == "held" and given.until > at
@@ -150,7 +153,9 @@ class Conversations:
             answered = given.answered + 1
             seats = {"new_answered": answered, "new_wanted": given.wanted, "new_open": answered < given.wanted}
             connection.execute(SET_SEATS, {"item": given.item_id} | seats)
+            announce_finished(connection, given)
         connection.execute(SET_LEASE, keys | {"new_state": "answered", "new_until": given.until})
+        connection.execute(DROP_DRAFT, keys)
         return _conversation(connection, _given(connection, given.rater_id, given.item_id))
 
 
@@ -192,5 +197,5 @@ def _conversation(connection: Connection, given: Row[Any]) -> Conversation:
         texts=texts,
         number=number,
         most=spec_of(given.spec).turns,
-        closed=given.state == "answered",
+        closed=given.state in FINAL,
     )

@@ -1,5 +1,6 @@
 """Open a database by URL and bring its schema up to date: SQLite in WAL mode, or PostgreSQL through psycopg."""
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from tutelage.feedback.tables import VERSION_TABLE
 BUSY_SECONDS = 60
 ALEMBIC = threading.Lock()  # it keeps the migration under way in a global of the module
 WRITER_LOCK = 7_846_120_031  # any constant: one writer at a time on PostgreSQL too
+PASSWORD = re.compile(r":[^:/@].*@")  # of a URL that cannot be taken apart
 POSTGRESQL_HELP = "PostgreSQL needs the driver psycopg: pip install 'tutelage[postgresql]'"
 ADVICE = {
     "not a database": "The file is something else; name another file, or move this one away.",
@@ -58,9 +60,10 @@ def parse_url(place: str | Path) -> URL:
         return _checked_file(URL.create("sqlite", database=name))
     try:
         url = make_url(name)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:  # the latter for a port that is no number
+        told = PASSWORD.sub(":***@", name)
         raise StoreError(
-            f"'{name}' is no database URL: use a path, sqlite:///path or postgresql://host/name"
+            f"'{told}' is no database URL: use a path, sqlite:///path or postgresql://host/name"
         ) from error
     match url.drivername:
         case "sqlite" | "sqlite+pysqlite":

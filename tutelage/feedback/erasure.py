@@ -5,7 +5,6 @@ Labels that go are taken back and their texts overwritten: their rows stay, so t
 progress reads stay true. What models have learned from them is not undone: `runs_fed` lists those runs.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,11 @@ from tutelage.feedback.audit import record
 from tutelage.feedback.database import write
 from tutelage.feedback.people import User
 from tutelage.feedback.people_tables import api_tokens, audit, invitations, sessions, users
+from tutelage.feedback.rows import ERASED
 from tutelage.feedback.store import LABELS, Store
 from tutelage.feedback.tables import completions, demonstrations, items, prompts, retractions
 from tutelage.feedback.work_tables import answers, drafts, leases, remarks, turns, work_items
 from tutelage.records import Prompt, now
-
-ERASED = "erased"  # the split of prompts that a person had written: of no part of the data
 
 
 @dataclass(frozen=True)
@@ -110,23 +108,35 @@ def _wipe_labels(connection: Connection, person: str) -> None:
     by_hand = WRITTEN_BY_HAND.model_dump_json(exclude_defaults=True)
     theirs = (completions.c.id.in_(edited.where(compared.c.annotator_id == person)), completions.c.source == by_hand)
     connection.execute(update(completions).where(*theirs).values(text=""))
-    said = [Prompt.model_validate(json.loads(body)["prompt"]).id for body in _turns(connection, person)]
-    own = set(said) - set(connection.execute(select(work_items.c.prompt_id)).scalars())
     blank = {"body": Prompt.text("").model_dump_json(), "split": ERASED}
-    for id in sorted(own):
+    for id in _said_alone(connection, person):
         connection.execute(update(prompts).where(prompts.c.id == id).values(**blank))
 
 
-def _turns(connection: Connection, person: str) -> list[str]:
-    return list(connection.execute(select(turns.c.body).where(turns.c.rater_id == person)).scalars())
+def _said_alone(connection: Connection, person: str) -> list[str]:
+    """Prompts of what somebody said in conversations that no item asks and nobody else's standing label is about."""
+    c = LABELS["comparisons"].c
+    said = select(c.prompt_id).join(turns, turns.c.label_id == c.id).where(turns.c.rater_id == person)
+    found = set(connection.execute(said).scalars())
+    gone = select(retractions.c.id)
+    shared = [select(work_items.c.prompt_id).where(work_items.c.prompt_id.in_(said))]
+    for t in LABELS.values():
+        others = (t.c.annotator_id != person, t.c.id.not_in(gone))
+        shared.append(select(t.c.prompt_id).where(t.c.prompt_id.in_(said), *others))
+    return sorted(found.difference(*(connection.execute(query).scalars() for query in shared)))
 
 
 def _wipe_work(connection: Connection, person: str) -> None:
-    """Answers, remarks, conversations and leases go; items that lost an answer want one again."""
+    """Answers, remarks, conversations and leases go; items that lost an answer or a conversation want one again."""
     a, w = answers.c, work_items.c
     counted = select(a.item_id).where(a.rater_id == person, a.standing, a.role == "wanted")
     fewer = update(work_items).where(w.id.in_(counted), w.purpose == "ask")
     connection.execute(fewer.values(answered=w.answered - 1, open=w.answered - 1 < w.wanted))
+    others = (leases.c.item_id == w.id, leases.c.state == "answered", leases.c.rater_id != person)
+    closed = select(func.count()).where(*others).scalar_subquery()
+    talks = select(turns.c.item_id).where(turns.c.rater_id == person)
+    left = update(work_items).where(w.id.in_(talks), w.answered > closed)
+    connection.execute(left.values(answered=closed, open=closed < w.wanted))
     for table in (answers, leases, turns):
         connection.execute(table.delete().where(table.c.rater_id == person))
     connection.execute(remarks.delete().where(remarks.c.user_id == person))

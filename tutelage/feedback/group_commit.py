@@ -2,12 +2,13 @@
 
 A commit is over when the disk has it, which takes milliseconds, and a database has one writer. So the threads that come
 while another waits for the disk share the next transaction: each writes in its turn, in a savepoint of its own, and all
-wait for the one commit. An exception takes back what its own thread wrote, nothing else.
+wait for the one commit. An exception takes back what its own thread wrote, nothing else. Where that cannot be done, as
+when SQLite takes a whole transaction back because the disk is full, all who share it are told that theirs failed.
 """
 
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -45,13 +46,13 @@ class GroupCommit:
                 return
             group = self._group = self._group or _Group(self._engine)
             try:
-                with explained(self._engine.url), group.connection.begin_nested():
-                    yield group.connection
+                with group.part() as connection:
+                    yield connection
             finally:
                 group.size += 1
-                if not self._waiting or group.size >= MOST_TOGETHER:
+                if not group.sound or not self._waiting or group.size >= MOST_TOGETHER:
                     self._group = None
-                    group.commit()
+                    group.end()
         group.wait()
 
 
@@ -60,14 +61,39 @@ class _Group:
 
     def __init__(self, engine: Engine) -> None:
         self._open = ExitStack()
-        self.connection = self._open.enter_context(write(engine))
+        self._connection = self._open.enter_context(write(engine))
         self.size = 0
+        self.sound = True
+        """Whether it still holds what those before have written, and nothing else."""
         self._over, self._saved, self._fault = threading.Event(), False, ""
 
-    def commit(self) -> None:
+    @contextmanager
+    def part(self) -> Iterator[Connection]:
+        """One thread's writes, in a savepoint."""
+        self.sound = False
         try:
-            self._open.close()
-            self._saved = True
+            with explained(self._connection.engine.url):
+                savepoint = self._connection.begin_nested()
+                try:
+                    yield self._connection
+                except BaseException:
+                    with suppress(SQLAlchemyError):  # what failed first is what is told
+                        savepoint.rollback()  # fails where the database has ended the transaction by itself
+                        self.sound = not self._connection.invalidated
+                    raise
+                savepoint.commit()
+        except StoreError as error:
+            self._fault = "" if self.sound else str(error)
+            raise
+        self.sound = True
+
+    def end(self) -> None:
+        """Commit what all have written; take it back where the group is not sound."""
+        try:
+            with self._open:
+                if not self.sound:
+                    self._connection.rollback()
+            self._saved = self.sound
         except (StoreError, SQLAlchemyError) as error:  # each thread raises it for itself
             self._fault = str(error)
         finally:
@@ -76,4 +102,6 @@ class _Group:
     def wait(self) -> None:
         self._over.wait()
         if not self._saved:
-            raise StoreError(self._fault or "The studio was stopped before the disk had this: send it again")
+            raise StoreError(
+                self._fault or "The studio was stopped or another write failed before the disk had this: send it again"
+            )

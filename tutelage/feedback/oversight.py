@@ -23,7 +23,6 @@ from tutelage.feedback.work_tables import answers, batches, remarks, work_items
 from tutelage.records import Completion, Prompt
 
 RemarkKind = Literal["skip", "flag", "comment"]
-CHUNK = 500  # items looked up together
 WIDEST = 6  # between a rating of 1 and one of 7
 
 

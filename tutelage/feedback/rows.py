@@ -15,6 +15,8 @@ from tutelage.records import Annotator, Comparison, Completion, Demonstration, P
 
 Storable = Prompt | Demonstration | Comparison | Rating
 Values = dict[str, Any]
+ERASED = "erased"  # the split of prompts whose text was erased: of no part of the data
+TOGETHER = 10_000  # ids of one query: a database takes some tens of thousands
 
 
 def insert(connection: Connection, records: Iterable[Storable], known: Container[str] = ()) -> int:
@@ -117,10 +119,12 @@ def add_new(connection: Connection, table: Table, rows: Iterable[Values]) -> set
 
 @cache
 def _insert(dialect: str, table: Table) -> postgresql.Insert | sqlite.Insert:
-    """INSERT that leaves alone what is there."""
-    if dialect == "postgresql":
-        return postgresql.insert(table).on_conflict_do_nothing(index_elements=["id"])
-    return sqlite.insert(table).on_conflict_do_nothing(index_elements=["id"])
+    """INSERT that leaves alone what is there; only a prompt that was erased with its writer comes back."""
+    new = (postgresql.insert if dialect == "postgresql" else sqlite.insert)(table)
+    if table is not tables.prompts:
+        return new.on_conflict_do_nothing(index_elements=["id"])
+    again = {"split": new.excluded.split, "body": new.excluded.body}
+    return new.on_conflict_do_update(index_elements=["id"], set_=again, where=table.c.split == ERASED)
 
 
 def _add_annotators(connection: Connection, given: dict[str, Annotator]) -> None:
@@ -224,8 +228,12 @@ def build_numbered(connection: Connection, rows: Sequence[Row[Any]]) -> list[tup
 
 def load_prompts(connection: Connection, ids: set[str]) -> dict[str, Prompt]:
     """Prompts by id."""
-    found = connection.execute(_by_id(tables.prompts), {"ids": list(ids)})
-    return {row.id: Prompt.model_validate_json(row.body) for row in found}
+    asked = sorted(ids)
+    found: dict[str, Prompt] = {}
+    for start in range(0, len(asked), TOGETHER):
+        part = connection.execute(_by_id(tables.prompts), {"ids": asked[start : start + TOGETHER]})
+        found |= {row.id: Prompt.model_validate_json(row.body) for row in part}
+    return found
 
 
 def _shared(connection: Connection, rows: Sequence[Row[Any]]) -> list[Values]:

@@ -191,8 +191,8 @@ class Nothing:
 
 
 @dataclass(frozen=True)
-class Saved:
-    """An answer that is in the database."""
+class Receipt:
+    """An answer that is in the database, as its rater is told: not which records it became, for checks become none."""
 
     id: str
     item: str
@@ -200,10 +200,16 @@ class Saved:
     revision: int
     role: Standing
     """`extra`: it came after the lease had ended and somebody else had the place; it is kept as a label too."""
-    labels: tuple[str, ...]
-    """Ids of the records it became; none for checks (gold and repeats), which are never trained on."""
     again: bool
     """True when this very submission was already there, so that nothing was stored."""
+
+
+@dataclass(frozen=True)
+class Saved(Receipt):
+    """An answer that is in the database, with what raters are not told."""
+
+    labels: tuple[str, ...]
+    """Ids of the records it became; none for checks (gold and repeats), which are never trained on."""
 
 
 @dataclass(frozen=True)

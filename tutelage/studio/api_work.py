@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Query
 from pydantic import Field
 
 from tutelage.feedback.assignment import MOST_AHEAD
-from tutelage.feedback.work import Answer, Held, LongText, Nothing, Offer, Recent, Saved, Written
+from tutelage.feedback.work import Answer, Held, LongText, Nothing, Offer, Receipt, Recent, Written
 from tutelage.records import Message, Record
 from tutelage.studio.annotate import masker_of
 from tutelage.studio.caller import ForLabels
@@ -108,7 +108,7 @@ def held(item: Id, user: ForLabels, room: TheRoom) -> Held:
 
 
 @router.post("/items/{item}/answer")
-def answer(item: Id, submission: Submission, user: ForLabels, room: TheRoom) -> Saved:
+def answer(item: Id, submission: Submission, user: ForLabels, room: TheRoom) -> Receipt:
     """Store an answer. What this returns is on the disk; another answer to the same item is a new revision."""
     if isinstance(submission.answer, Written):
         check_text(room.desk.held(user.id, item), submission.answer.text, masker_of(room))

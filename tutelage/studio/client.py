@@ -21,7 +21,7 @@ from pydantic import TypeAdapter
 from tutelage.errors import StudioError
 from tutelage.feedback.exchange import Format
 from tutelage.feedback.files import whole_file
-from tutelage.feedback.work import Answer, Batch, BatchSpec, Held, NewItem, Nothing, Offer, Saved
+from tutelage.feedback.work import Answer, Batch, BatchSpec, Held, NewItem, Nothing, Offer, Receipt
 from tutelage.records import Prompt, Record, Split, new_id
 
 TIMEOUT_SECONDS = 60.0
@@ -84,10 +84,10 @@ class Studio:
 
     def submit(
         self, item: Held | str, answer: Answer, *, seconds: float | None = None, key: str | None = None
-    ) -> Saved:
+    ) -> Receipt:
         """Store an answer, with ranks in the order of the item's texts. What this returned is on the studio's disk."""
         body = {"key": key or new_id(), "answer": answer.model_dump(mode="json"), "seconds": seconds}
-        return TypeAdapter(Saved).validate_python(self._ask("POST", f"/work/items/{_id(item)}/answer", json=body))
+        return TypeAdapter(Receipt).validate_python(self._ask("POST", f"/work/items/{_id(item)}/answer", json=body))
 
     def skip(self, item: Held | str, reason: str) -> None:
         """Give an item back for good."""
