@@ -20,7 +20,8 @@ PAGES = [
     "/trail",
     "/export",
 ]
-SIZES = {1280: 900, 320: 640}
+WIDER = "[...document.querySelectorAll('.card')].filter(card => card.scrollWidth > card.clientWidth + 1).length"
+SIZES = {1280: 900, 1160: 900, 1100: 900, 320: 640}
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,7 @@ def test_every_page_in_every_language_and_width(house, divided, chief, language)
         for width, height in SIZES.items():
             chief.page.set_viewport_size({"width": width, "height": height})
             assert chief.too_wide() <= 0, (path, width)
+            assert chief.page.evaluate(WIDER) == 0, (path, width)
         assert chief.serious() == [], path  # at 320
 
 
