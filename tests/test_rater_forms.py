@@ -92,6 +92,7 @@ def test_a_demonstration_keeps_its_lines(house: House) -> None:
     ann, batch = Visitor(house), open_batch(house, "demonstration", 2)
     ann.send(ann.get(f"/work/{batch}"), text="Boil it.\r\nThen wait. <b>")
     ann.send(ann.get(f"/work/{batch}"), expect=422, text=" \r\n ")
+    ann.send(ann.get(f"/work/{batch}"), expect=422, text="x" * 200_001)
     (made,) = house.room.store.demonstrations()
     assert made.text == "Boil it.\nThen wait. <b>"
 

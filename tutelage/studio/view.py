@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tutelage.errors import StudioError
-from tutelage.feedback.work import Answer, Held, Kind, Ranked, Rated, Recent, Written
+from tutelage.feedback.work import LONGEST_TEXT, Answer, Held, Kind, Ranked, Rated, Recent, Written
 from tutelage.records import Message, Role, new_id
 from tutelage.studio.masking import MASK, Masker
 from tutelage.studio.text import Shown, markdown, plain, tame
@@ -142,9 +142,11 @@ def _number(fields: Mapping[str, str], name: str, least: int, most: int) -> int:
 
 
 def check_text(held: Held, text: str, masker: Masker) -> None:
-    """Raises StudioError 422 for a text that is no answer: blank, or an edit that is unchanged or still masked."""
+    """Raises StudioError 422 for a text that is no answer: blank, too long, or an edit that is unchanged or masked."""
     if not text.strip():
         raise StudioError(_("Write an answer first."), 422)
+    if len(text) > LONGEST_TEXT:
+        raise StudioError(_("This text is longer than 200,000 characters: shorten it."), 422)
     if held.kind == "edit":
         shown = masker.whole(held.texts[0])
         if text in (held.texts[0], shown, tame(shown)):
