@@ -157,9 +157,9 @@ def test_a_draw_from_what_is_no_number_is_refused() -> None:
 
 
 @pytest.mark.skipif(not kernels.has_products(), reason="this processor's products are another library's")
-@pytest.mark.parametrize("rows", [1, 7, 8, 9, 33, 64])
+@pytest.mark.parametrize("rows", [1, 7, 8, 9, 33, 64, 130])
 @pytest.mark.parametrize(("words", "size"), [(48, 2), (100, 34), (33, 576)])
-def test_products_of_a_few_rows(rows: int, words: int, size: int) -> None:
+def test_products_over_panels(rows: int, words: int, size: int) -> None:
     x, weight = (y.detach() for y in numbers(torch.bfloat16, (rows, size), (words, size)))
     laid_out = native.panels(weight)
     assert laid_out is not None
@@ -213,20 +213,74 @@ def test_a_sampler_gives_the_same_tokens(drawn: list[Tensor], shape: dict[str, A
         torch.testing.assert_close(one.logprobs, other.logprobs, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_in_bf16_too_slots_and_company_change_nothing(threads: int, temperature: float) -> None:
+    """Two kernels for one product, chosen by how many rows there are, would round some numbers another way."""
+    wide = {"hidden_size": 320, "intermediate_size": 640, "num_heads": 4, "num_kv_heads": 1, "head_dim": 16}
+    config = replace(tiny_decoder(40, layers=3).config, **wide)
+    decoder = Decoder(config).initialise(torch.Generator().manual_seed(0), std=0.2)
+    decoder.compute_in(torch.bfloat16).use(native.PIECES)
+    lengths = torch.randint(1, 30, (80,), generator=torch.Generator().manual_seed(1)).tolist()
+    prompts = [torch.randint(0, 40, (n,), generator=torch.Generator().manual_seed(i)) for i, n in enumerate(lengths)]
+    before, found = torch.get_num_threads(), []
+    torch.set_num_threads(threads)
+    try:
+        for slots in (1, 8, 16, 80):
+            params = SamplingParams(max_tokens=12, slots=slots, temperature=temperature)
+            found.append(Engine(decoder, 5).generate([p.tolist() for p in prompts], params, seed=1))
+    finally:
+        torch.set_num_threads(before)
+    for run in found[1:]:
+        assert [s.tokens for s in run] == [s.tokens for s in found[0]]
+        assert all(torch.equal(a.logprobs, b.logprobs) for a, b in zip(run, found[0], strict=True))
+
+
+def test_what_has_no_weight_is_not_drawn() -> None:
+    """At the end of a block, where its sum and the walk through it round otherwise, and at the very beginning."""
+    logits = 3 * torch.randn(1, 512, generator=torch.Generator().manual_seed(0))
+    logits[0, 255] = -torch.inf
+    ends = logits.double().softmax(-1)[0].cumsum(0)
+    for u in (ends[255], ends[254], ends[255] - 1e-9, ends[255] + 1e-9):
+        token, logprob = decoding.draw(logits, u[None], 1.0)
+        assert int(token) in (254, 256)
+        assert bool(logprob.isfinite())
+    logits[0, 255] = logits.max() - 70  # of weight 4e-31: no double feels it
+    assert int(decoding.draw(logits, ends[255:256], 1.0)[0]) in (254, 256)
+    logits[0, 0] = -torch.inf
+    assert int(decoding.draw(logits, torch.zeros(1, dtype=torch.float64), 1.0)[0]) == 1
+
+
+def test_a_norm_takes_what_its_twin_takes() -> None:
+    x, weight = (y.detach() for y in numbers(torch.bfloat16, (6, 8), (8,)))
+    for given in (x, x.float().t().contiguous().t()):
+        near(
+            native.normed(given, weight.float(), EPS, torch.bfloat16),
+            pieces.normed(given, weight.float(), EPS, torch.bfloat16),
+            torch.bfloat16,
+        )
+    wide = x.float().t().contiguous().t()
+    for one, other in zip(
+        native.added(wide, x, weight.float(), EPS, torch.bfloat16),
+        pieces.added(wide, x, weight.float(), EPS, torch.bfloat16),
+        strict=True,
+    ):
+        near(one, other, other.dtype)
+
+
 def test_a_laid_out_weight_is_used_only_while_it_stands_still() -> None:
     linear = Linear(torch.nn.Parameter(torch.randn(50, 4)))
     linear.compute = torch.bfloat16
     x = torch.randn(3, 4)
     with torch.no_grad():
         linear.lay_out(True)
-        assert (linear._laid_out(x) is not None) == kernels.has_products()
-        assert linear._laid_out(torch.randn(native.FEW_ROWS + 1, 4)) is None
+        assert (linear._laid_out() is not None) == kernels.has_products()
         before = linear(x)
         linear.weight.mul_(2)
-        assert linear._laid_out(x) is None
+        assert linear._laid_out() is None
         near(linear(x), 2 * before, torch.bfloat16)
         linear.lay_out(True)
-    assert linear._laid_out(x) is None  # no gradient would flow
+    assert linear._laid_out() is None  # no gradient would flow
     linear(x).sum().backward()
     assert linear.weight.grad is not None
 
@@ -254,6 +308,41 @@ def test_it_is_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     stamp = made.stat().st_mtime_ns
     assert fresh(monkeypatch, tmp_path) is not None
     assert [file.stat().st_mtime_ns for file in (tmp_path / "kernels").iterdir()] == [stamp]
+
+
+def test_a_part_of_a_library_is_not_opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It would end the process; it is compiled anew."""
+    assert fresh(monkeypatch, tmp_path) is not None
+    (made,) = (tmp_path / "kernels").iterdir()
+    whole = made.read_bytes()
+    for part in (whole[:50_000], b""):
+        made.unlink()  # what is open stays as it is
+        made.write_bytes(part)
+        assert fresh(monkeypatch, tmp_path) is not None
+        assert len(made.read_bytes()) == len(whole)
+
+
+@pytest.mark.parametrize(
+    "content", ["no program\n", "#!/bin/sh\nprintf '\\351chec' >&2; exit 1\n", "#!/bin/sh\nexec sleep 100\n"]
+)
+def test_whatever_is_wrong_with_a_compiler_there_are_no_kernels(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str
+) -> None:
+    bad = tmp_path / "c++"
+    bad.write_text(content)
+    bad.chmod(0o755)
+    monkeypatch.setattr(kernels, "PATIENCE", 0.2)
+    with pytest.warns(UserWarning, match="slower without compiled kernels"):
+        assert fresh(monkeypatch, tmp_path, str(bad)) is None
+
+
+def test_without_a_home_there_are_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(kernels, "cache_root", nowhere)
+    with pytest.warns(UserWarning, match="Could not determine home directory"):
+        assert kernels.library.__wrapped__() is None
 
 
 def test_without_a_compiler_or_with_the_switch_there_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

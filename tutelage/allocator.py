@@ -8,6 +8,7 @@ blocks stay with the process.
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 
 SWITCH = "TUTELAGE_ALLOCATOR"
 SETTINGS = {
@@ -37,9 +38,14 @@ def missing(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def start_again() -> None:
-    """Replace this process by the same command with the settings, and say so; return where there is nothing to add."""
+    """Replace this process by the same command with the settings, and say so.
+
+    Return where there is nothing to add, or where the command can't be given again: its program came in on standard
+    input, or Python doesn't know where it lies itself.
+    """
     added = missing(os.environ)
-    if not added:
+    if not added or not sys.executable or "-" in sys.orig_argv[1:] or len(sys.orig_argv) < 2:
         return
     print(f"Freed memory is kept for the next step ({SWITCH}=off to give it back).", file=sys.stderr, flush=True)
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **added})
+    with suppress(OSError):
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **added})

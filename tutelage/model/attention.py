@@ -27,10 +27,15 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """q (T, A, D); k, v (T, G, D) → (T, A·D)."""
 
 
-def attention(packed: Packed, window: int | None, device: torch.device, compute: torch.dtype) -> Attend:
-    """Attention over packed sequences in the number format of the products; `window` is a sliding one's width."""
+def attention(
+    packed: Packed, window: int | None, device: torch.device, compute: torch.dtype, *, steady: bool = False
+) -> Attend:
+    """Attention over packed sequences in the number format of the products; `window` is a sliding one's width.
+
+    `steady`: by the same code however many sequences there are, though another may be faster for a few.
+    """
     if device.type == "cpu":
-        return Products(packed, window)
+        return Products(packed, window, steady)
     if device.type == "cuda" and compute in (torch.bfloat16, torch.float16):
         return Varlen(packed, window, device)
     return Fused(packed, window, device)
@@ -136,8 +141,8 @@ class Products:
     Where there is a kernel for the inputs, it makes all of it, and rounds what is behind the softmax alone.
     """
 
-    def __init__(self, packed: Packed, window: int | None) -> None:
-        self.spans, self.window = spans(packed), window
+    def __init__(self, packed: Packed, window: int | None, steady: bool = False) -> None:
+        self.spans, self.window, self.steady = spans(packed), window, steady
 
     @cached_property
     def rectangles(self) -> list[Rectangle]:
@@ -151,7 +156,7 @@ class Products:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See `Attend`."""
-        if serves(len(self.spans), q, k):
+        if serves(None if self.steady else len(self.spans), q, k):
             return self.tasks(q, k, v)
         out: Tensor = _Products.apply(q, k, v, self)  # type: ignore[no-untyped-call]
         return out.flatten(1)

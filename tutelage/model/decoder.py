@@ -171,8 +171,12 @@ class Decoder(nn.Module):
         return self
 
     @contextmanager
-    def few_rows(self) -> Iterator[None]:
-        """While inside, products with a few rows are made by kernels for them, where there are any."""
+    def sampling(self) -> Iterator[None]:
+        """While inside, products are made by kernels for a sampler's rows, where there are any.
+
+        All of them, however many rows there are: two kernels add up in another order, and then which one a row meets
+        would depend on its company.
+        """
         linears = [m for m in self.modules() if isinstance(m, Linear)] if self.pieces == native.PIECES else []
         try:
             for linear in linears:

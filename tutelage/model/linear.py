@@ -1,6 +1,6 @@
 """A matrix product over an fp32 weight in a lower number format, with an optional low-rank adapter (LoRA).
 
-Copies of the weight, rounded or laid out for a few rows, are kept while it stands still. Every way in which it can
+Copies of the weight, rounded or laid out for a sampler, are kept while it stands still. Every way in which it can
 change is noticed: an optimiser step, fused ones too, loading, copying, replacing.
 """
 
@@ -96,13 +96,13 @@ class Linear(nn.Module):
         self.lora_scale = 0.0
         self.compute = torch.float32
         self._low = LowCopy()
-        self._panels: tuple[tuple[int, int], Tensor] | None = None  # the same, laid out for a few rows at a time
+        self._panels: tuple[tuple[int, int], Tensor] | None = None  # the same, laid out for a sampler
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) in any dtype → (…, out) in the compute dtype."""
         x = x.to(self.compute)
         bias = None if self.bias is None else self.bias.to(self.compute)
-        if (panels := self._laid_out(x)) is not None:
+        if (panels := self._laid_out()) is not None:
             out = native.product(x, panels, len(self.weight))
             out = out if bias is None else out + bias
         elif (low := self.low()) is self.weight or not (self.weight.requires_grad and torch.is_grad_enabled()):
@@ -118,7 +118,7 @@ class Linear(nn.Module):
         return self._low.of(self.weight, self.compute)
 
     def lay_out(self, on: bool) -> None:
-        """Keep the weight as `native.panels` too, as long as it stands still, for a sampler's rows; or no longer."""
+        """Keep the weight as `native.panels` too, as long as it stands still, for a sampler; or no longer."""
         panels = native.panels(self.low()) if on else None
         self._panels = None if panels is None else (state_of(self.weight), panels)
 
@@ -129,9 +129,9 @@ class Linear(nn.Module):
             self._panels[1] if plain and self._panels is not None and self._panels[0] == state_of(self.weight) else None
         )
 
-    def _laid_out(self, x: Tensor) -> Tensor | None:
-        """The panels, where they are as the weight is now and serve x (rows, in)."""
-        if self._panels is None or len(x) > native.FEW_ROWS or torch.is_grad_enabled():
+    def _laid_out(self) -> Tensor | None:
+        """The panels, where they are as the weight is now and no gradient is asked for."""
+        if self._panels is None or torch.is_grad_enabled():
             return None
         return self._panels[1] if self._panels[0] == state_of(self.weight) else None
 

@@ -58,8 +58,6 @@ def pushed(logits: Tensor, log_z: Tensor, target: Tensor, grad: Tensor, temperat
 
 
 PIECES = Pieces(normed, added, rotated, gated, tallied, pushed)
-FEW_ROWS = 64
-"""More rows than these are multiplied faster by PyTorch's own product."""
 
 
 def panels(weight: Tensor) -> Tensor | None:
@@ -82,23 +80,23 @@ def product(x: Tensor, laid_out: Tensor, words: int) -> Tensor:
 
 def _normed(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     out = torch.empty(x.shape, dtype=dtype)
-    call("normed", dtype, "pppllf", x.contiguous(), weight, out, len(x), x.shape[-1], eps)
+    call("normed", dtype, "pppllf", x.float().contiguous(), weight, out, len(x), x.shape[-1], eps)
     return out
 
 
 class _Normed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-        x = x.contiguous()
-        ctx.save_for_backward(x, weight)
-        ctx.eps = eps
-        return _normed(x, weight, eps, dtype)
+        kept = x.float().contiguous()
+        ctx.save_for_backward(kept, weight)
+        ctx.eps, ctx.given = eps, x.dtype
+        return _normed(kept, weight, eps, dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         x, weight = ctx.saved_tensors
         back, _, slope = _normed_back(x, weight, grad, ctx.eps)
-        return back, slope, None, None
+        return back.to(ctx.given), slope, None, None
 
 
 def _normed_back(
@@ -115,7 +113,7 @@ def _normed_back(
 
 
 def _added(x: Tensor, more: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    total, out = torch.empty_like(x), torch.empty(x.shape, dtype=dtype)
+    total, out = torch.empty(x.shape), torch.empty(x.shape, dtype=dtype)
     x, more = x.contiguous(), more.to(dtype).contiguous()
     call("added", dtype, "pppppllf", x, more, weight, total, out, len(x), x.shape[-1], eps)
     return total, out

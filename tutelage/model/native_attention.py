@@ -13,10 +13,10 @@ from tutelage.model.kernels import call, has_products
 from tutelage.model.spans import Span
 
 
-def serves(sequences: int, q: Tensor, k: Tensor) -> bool:
-    """Whether the kernel is there for these, and there are enough heads of sequences for all threads."""
+def serves(sequences: int | None, q: Tensor, k: Tensor) -> bool:
+    """Whether the kernel is there for these, and enough heads of sequences for all threads; None: that is no matter."""
     fits = q.dtype == torch.bfloat16 and q.shape[-1] % 16 == 0 and has_products()
-    return fits and sequences * k.shape[1] >= 2 * torch.get_num_threads()
+    return fits and (sequences is None or sequences * k.shape[1] >= 2 * torch.get_num_threads())
 
 
 class Tasks:

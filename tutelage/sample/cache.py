@@ -76,7 +76,7 @@ class Step:
         row, place, source = [torch.arange(self.continued)], [positions], [torch.arange(self.continued)]
         self.prompts: Attend | None = None
         if prompts is not None:
-            self.prompts = attention(prompts, window, device, cache.dtype)
+            self.prompts = attention(prompts, window, device, cache.dtype, steady=True)
             starts = (prompts.starts + self.continued).tolist()
             for j, i in enumerate(copies):
                 n = prompts.lengths[i]

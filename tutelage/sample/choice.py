@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tutelage.model.decoder import Decoder
 from tutelage.model.linear import state_of
-from tutelage.model.native import FEW_ROWS, PIECES, panels, product
+from tutelage.model.native import PIECES, panels, product
 from tutelage.sample import native
 from tutelage.sample.draw import check, drawn
 from tutelage.sample.sampler import SamplingParams
@@ -29,7 +29,7 @@ class Choice:
     def __call__(self, hidden: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         """hidden (B, H) fp32, uniform (B,) fp64 on the CPU → tokens (B,) int64 and log-probs (B,) fp32, on the CPU."""
         p, hidden = self.params, hidden.to(self.head.dtype)
-        if self.panels is not None and len(hidden) <= FEW_ROWS:
+        if self.panels is not None:
             logits = product(hidden, self.panels, len(self.head))
         else:
             logits = logits_of(hidden, self.head)

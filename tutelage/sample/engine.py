@@ -18,7 +18,7 @@ from torch import Tensor
 from tutelage.errors import ModelError
 from tutelage.model.batch import Packed
 from tutelage.model.decoder import Block, Decoder
-from tutelage.model.native import FEW_ROWS, PIECES
+from tutelage.model.native import PIECES
 from tutelage.sample import native
 from tutelage.sample.cache import Cache, Step
 from tutelage.sample.choice import Choice
@@ -156,7 +156,7 @@ class Engine:
         job, cache = work.job, work.cache
         if work.graphs is not None:
             work.graphs.begin()
-        with self.decoder.few_rows():
+        with self.decoder.sampling():
             whole = native.layers(self.decoder) if self.decoder.pieces == PIECES else None
             while job.waiting or len(job.rows):
                 room = cache.slots - len(job.rows) if job.waiting else 0
@@ -200,7 +200,7 @@ class Engine:
         device = self.decoder.embed.weight.device
         x = self.decoder.embed(tokens.to(device))
         cos, sin = self.decoder.rotation(positions.to(device))
-        only = whole if packed is None and len(x) <= FEW_ROWS else None
+        only = whole if packed is None else None
         room = None if only is None else native.room_for(self.decoder, len(x))
         ends: Tensor | slice = slice(None) if packed is None else last.to(device)
         for i, layer in enumerate(self.decoder.layers):

@@ -59,7 +59,7 @@ class Layer:
 
 
 def layers(decoder: Decoder) -> list[Layer] | None:
-    """Every layer of a decoder that is inside `few_rows`; None where one has a part that this code does not know."""
+    """Every layer of a decoder that is inside `sampling`; None where one has a part that this code does not know."""
     found = []
     for block in decoder.layers:
         assert isinstance(block, Block)

@@ -27,8 +27,10 @@ from tutelage.model.download import cache_root
 SWITCH = "TUTELAGE_KERNELS"
 SOURCES = ("pieces.cpp", "attention.cpp", "decode.cpp", "product.cpp")
 PANEL = 48  # words of a panel in product.cpp
+PATIENCE = 120.0  # seconds for a compiler
 FLAGS = (
     "-std=c++17", "-O3", "-march=native", "-fPIC", "-fopenmp",
+    "-fno-strict-aliasing",  # bf16 numbers are read as bits, and two at a time
     # what vectorising sums asks for, NaN and infinity kept
     "-fno-math-errno", "-fno-trapping-math", "-fassociative-math", "-fno-signed-zeros", "-freciprocal-math",
 )  # fmt: skip
@@ -43,12 +45,10 @@ def library() -> ctypes.CDLL | None:
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX") or "c++", "g++", "clang++"))), None)
     if os.environ.get(SWITCH) == "off" or compiler is None:
         return None
-    path = cache_root() / "kernels" / f"{_key(compiler)}.so"
     try:
-        if not path.exists():
-            _compile(compiler, path)
-        return ctypes.CDLL(str(path))
-    except (OSError, subprocess.SubprocessError) as error:
+        folder, key = cache_root() / "kernels", _key(compiler)
+        return ctypes.CDLL(str(_whole(folder, key) or _compile(compiler, folder, key)))
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         said = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
         first = next(iter(said.strip().splitlines()), type(error).__name__)
         warnings.warn(f"slower without compiled kernels ({compiler}: {first}); {SWITCH}=off says no more", stacklevel=2)
@@ -63,7 +63,7 @@ def has_products() -> bool:
 
 
 def _key(compiler: str) -> str:
-    said = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    said = _said(compiler, "--version", check=False)
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else [platform.processor()]
     processor = next((line for line in lines if line.startswith(("flags", "Features"))), lines[0])
@@ -73,18 +73,35 @@ def _key(compiler: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def _compile(compiler: str, path: Path) -> None:
-    """Compile into a file of another name, and rename it when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as place:
+def _said(*command: str, cwd: Path | None = None, check: bool = True) -> str:
+    """What a compiler prints. Raises SubprocessError when it takes longer than PATIENCE or, with `check`, fails."""
+    return subprocess.run(
+        command, check=check, capture_output=True, text=True, errors="replace", timeout=PATIENCE, cwd=cwd
+    ).stdout
 
-        def run(*words: str) -> None:
-            subprocess.run([compiler, *FLAGS, *words], check=True, capture_output=True, text=True, cwd=place)
 
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def _whole(folder: Path, key: str) -> Path | None:
+    """What was compiled before and is as it was then: what the name says; a part of a library would end the process."""
+    return next((path for path in folder.glob(f"{key}-*.so") if path.stem == f"{key}-{_digest(path)}"), None)
+
+
+def _compile(compiler: str, folder: Path, key: str) -> Path:
+    """Compile elsewhere, and put it under its name when it is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        place = Path(name)
         with ThreadPoolExecutor() as pool:  # side by side
-            list(pool.map(lambda name: run("-c", str(Path(__file__).parent / name)), SOURCES))
-        run("-shared", *(str(Path(name).with_suffix(".o")) for name in SOURCES), "-o", path.name)
-        (Path(place) / path.name).replace(path)
+            parts = [(compiler, *FLAGS, "-c", str(Path(__file__).parent / source)) for source in SOURCES]
+            list(pool.map(lambda part: _said(*part, cwd=place), parts))
+        objects = [str(Path(source).with_suffix(".o")) for source in SOURCES]
+        _said(compiler, *FLAGS, "-shared", *objects, "-o", "whole.so", cwd=place)
+        path = folder / f"{key}-{_digest(place / 'whole.so')}.so"
+        (place / "whole.so").replace(path)
+    return path
 
 
 @cache
@@ -100,6 +117,7 @@ def _function(name: str, signature: str) -> Callable[..., None]:
 def call(name: str, low: torch.dtype, signature: str, *arguments: Tensor | float | None) -> None:
     """Call a kernel for this type of inputs. `signature` has a letter an argument: p a contiguous tensor on the CPU or
     none, l a count, f a number; the number of threads is added."""
+    assert all(x.device.type == "cpu" for x in arguments if isinstance(x, Tensor)), f"{name} is given a GPU's tensor"
     assert all(x.is_contiguous() for x in arguments if isinstance(x, Tensor)), f"{name} is given a tensor with gaps"
     given = [x.data_ptr() if isinstance(x, Tensor) else x for x in arguments]
     _function(f"{name}_{NAMES[low]}", signature + "i")(*given, torch.get_num_threads())

@@ -95,6 +95,13 @@ static void looked(const low* q, const low* k, const low* v, low* held_k, low* h
   }
 }
 
+// What a logit weighs beside the greatest one: nothing where it is masked.
+template <typename low>
+static double weight(low logit, float most, float cold) {
+  const float x = as<float>(logit);
+  return std::isinf(x) ? 0.0 : exponential((x - most) * cold);
+}
+
 // Draws from softmax(logits / temperature) by inversion, in two levels: sums of blocks, then inside one of them. logits
 // (B, V), uniform (B) in [0, 1) → token (B), −1 where the logits are not numbers, and its log-probability (B).
 template <typename low>
@@ -125,13 +132,16 @@ static void drawn(const low* logits, const double* uniform, int64_t* token, floa
       const double target = std::min(uniform[b] * total, std::nextafter(total, 0.0));
       const int64_t j = std::upper_bound(upto.begin(), upto.end(), target) - upto.begin();
       const int64_t stop = std::min(V, (j + 1) * block);
-      double passed = j ? upto[j - 1] : 0.0;
+      const double before = j ? upto[j - 1] : 0.0;
+      double sum = 0, passed = 0;  // of the block anew, as precisely as it is walked through
+      for (int64_t i = j * block; i < stop; ++i) sum += weight(row[i], most, cold);
+      const double goal = (target - before) / (upto[j] - before) * sum;
       int64_t chosen = -1;
       for (int64_t i = j * block; i < stop; ++i) {
-        const float p = exponential((as<float>(row[i]) - most) * cold);
-        passed += p;
-        if (p > 0) chosen = i;  // the last possible one, should rounding pass the end of the block
-        if (passed > target) break;
+        const double more = passed + weight(row[i], most, cold);
+        if (more > passed) chosen = i;  // the last that had any weight, should rounding pass the end of the block
+        passed = more;
+        if (passed > goal) break;
       }
       token[b] = chosen;
       logprob[b] = (as<float>(row[chosen]) - most) * cold - static_cast<float>(std::log(total));
