@@ -124,6 +124,11 @@ def test_nothing_worth_keeping_and_no_prompts_are_errors(tmp_path):
         go(tmp_path / "b", asked=[])
 
 
+def test_a_temperature_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="rollouts need a temperature above 0: else another policy is sampled"):
+        RaftConfig.model_validate(SMALL | {"sampling": {"temperature": 0}})
+
+
 # ---- nothing lost
 
 

@@ -74,6 +74,17 @@ def test_without_a_finite_maximum_it_regularises_and_says_so(wins, why):
     assert fit.strengths[0] > fit.strengths[-1] or "never met" in fit.note
 
 
+def test_errors_under_the_prior_are_those_of_centred_strengths():
+    """Two items: only d, the difference, is left, so each error is half of d's. That the mean could move too would add
+    1 / (0.1 · 2) = 5 to each variance."""
+    fit = fit_bradley_terry([[0, 10], [0, 0]])
+    d = fit.strengths[0] - fit.strengths[1]
+    p = sigmoid(d)
+    assert 10 * (1 - p) == pytest.approx(0.1 * d / 2)  # the slope: what the data say against what the prior does
+    curvature = 10 * p * (1 - p) + 0.1 / 2
+    assert fit.errors == pytest.approx([0.5 / math.sqrt(curvature)] * 2)
+
+
 def test_bad_win_counts():
     for wins in ([[0, 1]], [[0, -1], [1, 0]], [[0, math.nan], [1, 0]], [[0, 0], [0, 0]], [[0]]):
         with pytest.raises(DataError):

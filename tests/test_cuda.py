@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,14 +11,21 @@ from test_engine import END, FAMILIES, LLAMA, decoder_of, lora, prompts_of
 
 from tutelage.bench import ours
 from tutelage.bench.work import ROWS, BenchConfig, RowName, task
+from tutelage.errors import Interrupted
+from tutelage.learn.ppo import PPOConfig, ppo
+from tutelage.learn.reward import RewardModel
+from tutelage.learn.rollout import Rollout
 from tutelage.learn.sft import sft_loss
+from tutelage.model.adapters import Top, branch
 from tutelage.model.attention import Products
 from tutelage.model.batch import Batch, Example, Packed
-from tutelage.model.causal import best_pieces
+from tutelage.model.causal import Model, best_pieces
 from tutelage.model.decoder import Decoder
 from tutelage.model.fused_attention import Varlen
-from tutelage.model.heads import Policy
+from tutelage.model.heads import Head, Policy, Scorer
 from tutelage.model.maths import token_logprobs
+from tutelage.model.tiny import tiny_decoder, tiny_tokenizer
+from tutelage.runs import Run
 from tutelage.sample.engine import Engine
 from tutelage.sample.sampler import SamplingParams
 
@@ -130,3 +138,28 @@ def test_steps_of_every_way_to_train(row: RowName, dtype: str, monkeypatch: pyte
         assert one is not None
         assert other is not None
         assert math.isclose(one, other, rel_tol=1e-4 if dtype == "float32" else 2e-2)
+
+
+def test_a_run_goes_on_from_a_checkpoint_in_the_middle_of_a_rollout(tmp_path: Path) -> None:
+    """Its average, its best policy and the rollout's features are read onto the CPU, and belong beside the weights."""
+    generator = torch.Generator().manual_seed(0)
+    base = moved(tiny_decoder(260, layers=3))
+    scorer = Scorer(branch(base, Top(layers=1), generator), Head.reward(32, generator).to(GPU))
+    model, reward = Model(base, tiny_tokenizer(), "tiny"), RewardModel(scorer, tiny_tokenizer(), 0.0, 1.0)
+    config = PPOConfig.model_validate(
+        {"steps": 2, "batch_size": 4, "epochs": 2, "critic": "features", "train": {"kind": "top", "layers": 1},
+         "ema": 0.9, "keep": "best", "evaluate_every": 1, "sampling": {"max_tokens": 5}}
+    )  # fmt: skip
+    run, prompts = Run.start(tmp_path, "ppo", config), [[65 + i, 66] for i in range(6)]
+
+    def stop(rollout: Rollout) -> dict[str, float]:
+        run.stop_requested = True
+        return {}
+
+    run.stop_requested = True
+    for watch in (None, stop):  # after the first update; then with the first step measured
+        with pytest.raises(Interrupted):
+            ppo(model, reward, prompts, config, run, held_out=prompts[:2], watch=watch)
+        run.stop_requested = False
+    ppo(model, reward, prompts, config, run, held_out=prompts[:2])
+    assert [row["step"] for row in run.metrics()] == [1, 2]

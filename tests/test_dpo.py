@@ -294,6 +294,28 @@ def test_figures_are_those_of_the_pairs():
     assert "dpo/loss" in tied
 
 
+def nothing_written(ranks):
+    """A pair of which one was cut before its first token."""
+    return Preference(Ranking(((10,), (10, 97, 98)), ranks, None, None), 1)
+
+
+@pytest.mark.parametrize("loss", [*ALL_KINDS, IPO(per_token=True)], ids=name)
+@pytest.mark.parametrize("sft_weight", [0.0, 0.3])
+def test_a_completion_without_a_token_is_no_division_by_zero(loss, sft_weight):
+    rows = [nothing_written((1, 2)), nothing_written((2, 1))]
+    items = opinions([o for p in rows for o in split(p)], 0, 100) if isinstance(loss, KTO) else rows
+    assert all(math.isfinite(value) for value in batch_loss(items, loss, sft_weight=sft_weight).values())
+
+
+@pytest.mark.parametrize("loss", [*PAIR_KINDS, IPO(per_token=True)], ids=name)
+def test_a_pair_of_which_one_has_no_token_weighs_nothing(loss):
+    rows = tasteful(count=1)
+    alone, beside = batch_loss(rows, loss), batch_loss([*rows, nothing_written((2, 1))], loss)
+    for key in ("dpo/loss", "dpo/grad_norm"):
+        assert beside[key] == pytest.approx(alone[key] / 2, rel=1e-4)  # of two prompts
+    assert beside["dpo/margin"] == pytest.approx(alone["dpo/margin"], rel=1e-4)
+
+
 # ---- O4: rankings
 
 
@@ -379,6 +401,23 @@ def test_prompts_are_mismatched_with_another_completion():
     assert all(o.stranger[0] == o.judged.sequence[0] and o.stranger[1:] != o.judged.sequence[1:] for o in made)
     assert sorted(o.stranger[1:] for o in made) == sorted(r.sequence[1:] for r in rows)
     assert all(len(o.stranger) == 2 for o in opinions(rows, 3, 2))
+
+
+def test_a_stranger_is_never_of_the_same_prompt():
+    """Completions of a prompt lie side by side; in 20 orders of 12 some are neighbours (65 expected)."""
+    rows = [Judged((10 + i, 40, 50 + 4 * i + j), 2, 1.0) for i in range(3) for j in range(4)]
+    for seed in range(20):
+        made = opinions(rows, seed, 100)
+        assert all(o.stranger[:2] == o.judged.sequence[:2] for o in made)
+        assert all((o.stranger[2] - 50) // 4 != o.stranger[0] - 10 for o in made)
+
+
+def test_with_one_prompt_the_stranger_is_another_of_its_completions():
+    rows = [Judged((10, 50 + i), 1, 1.0) for i in range(5)]
+    made = opinions(rows, 0, 100)
+    assert sorted(o.stranger for o in made) == [r.sequence for r in rows]
+    assert all(o.stranger != o.judged.sequence for o in made)
+    assert opinions(rows[:1], 0, 100)[0].stranger == rows[0].sequence
 
 
 def ranking_of(ranks, target=None):

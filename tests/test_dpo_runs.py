@@ -245,6 +245,14 @@ def test_iterated_its_reference_is_the_round_it_begins_with(tmp_path):
     assert [abs(s) < 1e-4 for s in shifts] == [True, False, False, True, False, False]
 
 
+def test_online_a_prompt_may_be_longer_than_stored_labels_may_be(tmp_path):
+    """KTO's strangers were once cut at `max_tokens`, inside their prompt, and nothing could be packed."""
+    config = config_of("kto", steps=2, batch_size=8, max_tokens=4)
+    run = Run.start(tmp_path, "dpo", config)
+    online_dpo(tiny(), ASKED, likes_even, config, run, sampling=SAMPLING)
+    assert len(run.metrics()) == 2
+
+
 def test_online_faults_say_what_to_do(tmp_path):
     config = config_of("dpo", steps=2)
 

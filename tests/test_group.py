@@ -219,11 +219,27 @@ def test_joined_rollouts_are_the_rollouts_one_after_another():
         ({"group_size": 1}, "only reinforce"),
         ({"group_size": 1, "equal_groups": "drop", "advantage": {"kind": "reinforce"}}, "only reinforce"),
         ({"sampling": {"top_k": 5}}, "another policy"),
+        (
+            {"batch_size": 1, "group_size": 1, "advantage": {"kind": "reinforce", "baseline": "batch"}},
+            "batch_size 1 has no other responses",
+        ),
     ],
 )
 def test_settings_that_cannot_work_are_refused(bad, message):
     with pytest.raises(ValueError, match=message):
         GroupConfig.model_validate(SMALL | {"minibatches": 1} | bad)
+
+
+def test_responses_one_at_a_time_have_a_running_mean_that_begins_at_nothing(tmp_path):
+    alone = {"batch_size": 1, "group_size": 1, "minibatches": 1, "advantage": {"kind": "reinforce"}, "steps": 3}
+    assert len(run_group(tmp_path, **alone)[1].metrics()) == 3
+    assert advantages(torch.tensor([0.7]), 1, Reinforce(), None).tolist() == pytest.approx([0.7])
+    assert advantages(torch.tensor([0.7]), 1, Reinforce(), 0.5).tolist() == pytest.approx([0.2])
+
+
+def test_to_keep_the_best_the_last_step_is_measured_too(tmp_path):
+    rows = run_group(tmp_path, steps=3, evaluate_every=2, keep="best")[1].metrics()
+    assert [row["step"] for row in rows if "group/evaluation_score" in row] == [2, 3]
 
 
 def test_no_prompts_and_no_held_out_prompts_are_errors(tmp_path):

@@ -70,6 +70,17 @@ def test_one_step_of_the_controller_is_the_paper_formula():
     assert fixed.coefficient == 0.2
 
 
+def test_a_horizon_that_could_turn_the_coefficient_negative_is_refused():
+    """The KL at 0 is 100 % below the target, of which 20 % count, of 6 episodes: 1 − 0.2 · 6 / 1 < 0."""
+    with pytest.raises(ValueError, match=r"kl\.horizon 1 is too short for batch_size 6.* above 1\.2"):
+        PPOConfig.model_validate({"batch_size": 6, "kl": {"target": 1.0, "horizon": 1}})
+    config = PPOConfig.model_validate({"batch_size": 6, "kl": {"target": 1.0, "horizon": 2}})
+    controller = KLController(config.kl)
+    controller.update(0.0, config.batch_size)
+    assert controller.coefficient == pytest.approx(0.05 * 0.4)
+    assert PPOConfig.model_validate({"batch_size": 6, "kl": {"horizon": 1}}).kl.target is None
+
+
 def test_the_budget_ends_the_run(tmp_path):
     steps = run_ppo(tmp_path, steps=30, kl={"coefficient": 0.0, "budget": 0.3})[1].metrics()
     assert len(steps) < 30
@@ -97,6 +108,31 @@ def test_the_best_policy_is_kept_and_not_the_last(tmp_path):
         model, likes_even, PPOConfig.model_validate({"sampling": {"max_tokens": 6}, "critic": "shared"}), None
     )
     assert float(again.roll_out(PROMPTS[:6], seed=0).scores.mean()) == pytest.approx(max(scores))
+
+
+def test_the_held_out_score_is_the_one_the_best_is_chosen_by(tmp_path):
+    """All score 0 and hardly any ends, so the end rule is what is left."""
+    still = {"steps": 1, "shaping": {"end": {"value": 3.0}}, "optimizer": {"learning_rate": 1e-9}}
+    (row,) = run_ppo(tmp_path, lambda p, r: torch.zeros(len(r)), **still)[1].metrics()
+    assert row["ppo/score"] == 0
+    assert row["ppo/evaluation_score"] < -2
+
+
+def test_to_keep_the_best_the_last_step_is_measured_too(tmp_path):
+    for keep, steps in (("best", [2, 3]), ("last", [2])):
+        rows = run_ppo(tmp_path, steps=3, evaluate_every=2, keep=keep)[1].metrics()
+        assert [row["step"] for row in rows if "ppo/evaluation_score" in row] == steps
+
+
+def test_a_best_policy_beyond_the_budget_is_said_aloud(tmp_path, capsys):
+    """The budget is spent before the first of the regular measurements, so what ends the run is measured."""
+    beyond = {"steps": 9, "evaluate_every": 9, "keep": "best", "kl": {"coefficient": 0.0, "budget": 0.005}}
+    rows = run_ppo(tmp_path, **beyond)[1].metrics()
+    assert 1 < len(rows) < 9
+    assert rows[-1]["ppo/evaluation_kl"] > 0.005
+    assert "within kl.budget (0.005 nats)" in " ".join(capsys.readouterr().err.split())
+    run_ppo(tmp_path, **beyond | {"kl": {"coefficient": 0.0, "budget": 1e6}})
+    assert "kl.budget" not in capsys.readouterr().err
 
 
 def test_the_average_is_the_average(tmp_path):

@@ -114,6 +114,12 @@ def test_a_batch_in_which_nothing_is_trained_is_refused():
         Batch.of([Example((5, 6, 7), (False, False, False))])
 
 
+def test_an_example_that_says_of_other_tokens_whether_to_train_is_refused():
+    """As when a sequence is cut inside its prompt: then the masks of all that follow would be of other tokens."""
+    with pytest.raises(ValueError, match="2 tokens, but says of 3"):
+        Batch.of([Example((5, 6), (False, True, True)), Example((7, 8, 9), (False, False, True))])
+
+
 def test_ptx_keeps_what_ppo_would_forget(tmp_path):
     """Demonstrations of odd letters against a reward for even ones: mixed in, they stay likelier."""
     ptx = [Example((65, 66, *[97] * 5, 258), (False, False, *[True] * 6))]

@@ -27,13 +27,14 @@ from tutelage.stage import Settings
 PLAIN = {"overlap_share": 0.0, "gold_share": 0.0, "repeat_share": 0.0}
 
 
-def reward_run(project, seed, std):
+def reward_run(project, seed, std, **reward):
     """A reward model with random weights, saved with this scale."""
     torch.manual_seed(seed)
     decoder = tiny_decoder(seed=seed)
     width = decoder.head_weight().shape[1]
     head = Head.reward(width, torch.Generator().manual_seed(seed))
-    made = Run.start(project.folder.runs, "reward", Settings(), parents=[])
+    settings = Settings.model_validate({"reward": reward})
+    made = Run.start(project.folder.runs, "reward", settings, parents=[])
     made.leave(lambda folder: save_reward(RewardModel(Scorer(decoder, head), tiny_tokenizer(), 0.3, std), folder))
     made.finish("done")
     return made.id
@@ -84,6 +85,20 @@ def test_raters_meet_first_what_the_models_disagree_about(films, capsys):
     assert met == order
 
 
+def test_what_does_not_fit_a_model_keeps_its_place(films):
+    """The second run was trained with little room, as its own settings say; the project's would have been enough."""
+    project, runs, _ = films
+    runs[1] = reward_run(project, 2, 2.0, max_tokens=16)
+    with project.store() as store:
+        made = [Completion(text=text, source=Source(model="m")) for text in ("aaa", "bbb")]
+        asked = ["film " * (4 if i == 1 else 1) + str(i) for i in range(4)]
+        items = [NewItem(prompt=Prompt.text(text), completions=tuple(made)) for text in asked]
+        batch = Batches(store).open(BatchSpec(name="long", kind="comparison", random_share=0.0, **PLAIN), items).id
+    with pytest.warns(UserWarning, match="1 of 4 records were left out. The first: the prompt that starts"):
+        done = project.prioritise(batch, runs)
+    assert (done.items, done.moved) == (4, 3)
+
+
 def test_a_reward_model_of_each_arm_and_both_side_by_side(films, capsys):
     """Half of a batch is put in order; each arm's run learns from its own labels alone, and names who gave them."""
     project, runs, _ = films
@@ -117,6 +132,11 @@ def test_a_reward_model_of_each_arm_and_both_side_by_side(films, capsys):
     names = [run.id for run in made.values()]
     assert run_command(["compare-arms", *names, "--project", str(project.folder.path)]) == 0
     assert "active - random" in capsys.readouterr().out
+    with project.store() as store:  # a pair that fits neither
+        away = next(p for i in count() if (p := Prompt.text("play " * 200 + str(i))).split == "evaluation")
+        store.add(one.model_copy(update={"id": new_id(), "prompt": away}))
+    with pytest.warns(UserWarning, match="1 of 3 records were left out"):
+        assert project.compare_arms(names).arms.active.n == 2
     with pytest.raises(DataError, match=r"one run of each arm is needed, here: .* of all"):
         project.compare_arms([runs[0], names[0]])
 

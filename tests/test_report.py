@@ -31,8 +31,9 @@ from tutelage.evaluate.report import (
     write_report,
 )
 from tutelage.evaluate.run_report import charts, report_for_run, write_run_report
-from tutelage.evaluate.statistics import Mean, Rate, wilson
+from tutelage.evaluate.statistics import Mean, Rate, bootstrap_mean, wilson
 from tutelage.runs import Run
+from tutelage.terminal import plain
 
 HOSTILE = "</p><script>alert(1)</script><img src=x onerror=alert(1)>\"' {{ 7*7 }} \x00\x1b[2J\u202etxet\ud800"
 VOID = {"meta", "img", "br", "link"}
@@ -289,6 +290,13 @@ def test_a_run_that_has_only_begun(tmp_path):
         report_for_run(run.path)
     with pytest.raises(RunError, match="is not a run"):
         report_for_run(tmp_path / "nothing")
+
+
+def test_a_mean_of_one_case_comes_back_from_json_without_its_interval(tmp_path):
+    run = Run.start(tmp_path, "judge", Settings())
+    run.evaluate(plain({"position_bias": bootstrap_mean([0.25])}))
+    run.finish()
+    assert "0.250 [no interval], n = 1" in Page(render(report_for_run(run.path))).text
 
 
 def test_training_and_held_out_series_share_a_chart():

@@ -8,7 +8,16 @@ import torch
 from tutelage.config import Section
 from tutelage.errors import ModelError, TrainingError
 from tutelage.learn.learner import OptimizerConfig
-from tutelage.learn.reward import Groups, Ranking, RewardConfig, load_reward, margins, reward_loss, train_reward
+from tutelage.learn.reward import (
+    Groups,
+    Ranking,
+    RewardConfig,
+    RewardModel,
+    load_reward,
+    margins,
+    reward_loss,
+    train_reward,
+)
 from tutelage.model.batch import Packed
 from tutelage.model.causal import Model
 from tutelage.model.heads import Head, Scorer
@@ -75,6 +84,33 @@ def test_groups_are_sums_over_prompts():
     both = loss_of([1.0, 0.0, 0.5, 1.5, -1.0], [ranking([1, 2]), ranking([1, 2, 3])])[0]
     parts = loss_of([1.0, 0.0], [ranking([1, 2])])[0] + loss_of([0.5, 1.5, -1.0], [ranking([1, 2, 3])])[0]
     assert both == pytest.approx(parts, abs=1e-6)
+
+
+@pytest.mark.parametrize("micro_tokens", [1, 10_000])
+def test_accuracy_is_of_decided_pairs_however_a_batch_is_cut(tmp_path, micro_tokens):
+    """A micro-batch of ties once counted as one in which everything was wrong."""
+    model = Model(tiny_decoder(260), tiny_tokenizer(), "tiny")
+    rows = [ranking([1, 1], at=2 * i) for i in range(4)] + [ranking([1, 2], target=p) for p in (1.0, 1.0, 0.0)]
+    config = RewardConfig(steps=1, batch_size=7, micro_tokens=micro_tokens, evaluate_every=0)
+    run = Run.start(tmp_path, "reward", config)
+    train_reward(model, rows, config, run)
+    right = run.metrics()[0]["reward/accuracy"]
+    assert min(abs(right - 2 / 3), abs(right - 1 / 3)) < 1e-6  # of three equal pairs two say one thing
+
+
+def test_a_batch_of_ties_has_no_accuracy(tmp_path):
+    model = Model(tiny_decoder(260), tiny_tokenizer(), "tiny")
+    config = RewardConfig(steps=2, batch_size=1, evaluate_every=0)
+    run = Run.start(tmp_path, "reward", config)
+    train_reward(model, [ranking([1, 1]), ranking([1, 2])], config, run)
+    assert sorted("reward/accuracy" in row for row in run.metrics()) == [False, True]
+    assert "reward/decided" not in run.metrics()[0]
+
+
+def test_nothing_has_no_scores():
+    decoder = tiny_decoder(260)
+    scorer = Scorer(decoder, Head.reward(32, torch.Generator().manual_seed(0)))
+    assert RewardModel(scorer, tiny_tokenizer(), 0.5, 2.0).score([]).tolist() == []
 
 
 def test_plackett_luce_option_for_pairs_is_the_same():

@@ -162,6 +162,18 @@ def test_settings_that_would_train_another_policy_are_refused(bad):
         PPOConfig.model_validate({"batch_size": 6} | bad)
 
 
+def test_what_a_checkpoint_holds_goes_where_the_weights_are():
+    """A checkpoint is read onto the CPU. On CUDA the average once stayed there, and so did the features."""
+    t = state("features", ema=0.9)
+    t.rollout, t.best = t.roll_out(PROMPTS, seed=3), (1.0, t.copy())
+    saved = t.save()
+    t.policy_weights = {name: p.detach().to("meta") for name, p in t.policy_weights.items()}
+    t.load(saved)
+    kept = [*t.average.values(), *t.best[1].values(), t.rollout.hidden, t.rollout.features]
+    assert {tensor.device.type for tensor in kept} == {"meta"}
+    assert {tensor.device.type for tensor in (t.rollout.old, t.rollout.scores, t.rollout.returns)} == {"cpu"}
+
+
 def test_networks_from_two_folders_share_what_is_equal():
     a, b = tiny_decoder(260, layers=3), tiny_decoder(260, layers=3)
     with torch.no_grad():

@@ -95,6 +95,15 @@ def test_bootstrap_agrees_with_t_and_respects_groups():
     assert grouped.high - grouped.low == pytest.approx(boot.high - boot.low, rel=0.12)
 
 
+def test_one_case_says_nothing_of_an_interval():
+    """Resampling one value gives that value again and again: an interval of no width, which claims certainty."""
+    for one in (bootstrap_mean([0.3]), bootstrap_mean([0.1, 0.5], groups=["a", "a"]), mean([0.3])):
+        assert (one.low, one.high, one.n) == (-math.inf, math.inf, 1)
+        assert str(one) == "0.300 [no interval], n = 1"
+    two = bootstrap_mean([0.1, 0.5], groups=["a", "b"])
+    assert (two.low, two.high, str(two)) == (0.1, 0.5, "0.300 [0.100, 0.500], n = 2")
+
+
 def test_paired_sees_through_the_prompts():
     hard = np.random.default_rng(3).normal(0, 10, 100)  # prompts differ far more than systems
     result = paired(hard + 0.5, hard + np.where(np.arange(100) < 90, 0.0, 1.0))

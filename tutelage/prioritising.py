@@ -16,10 +16,11 @@ from tutelage.feedback.batches import Batches
 from tutelage.feedback.oversight import Oversight
 from tutelage.feedback.work import Arm
 from tutelage.folder import ProjectFolder
+from tutelage.history import RunInfo
 from tutelage.learn.reward import load_reward
 from tutelage.quality.choosing import Arms, compare_arms, ranking_gain
 from tutelage.records import Completion, Prompt
-from tutelage.stage import Settings, open_store
+from tutelage.stage import Settings, fitting, open_store
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,10 @@ class Compared:
 
 
 def compare(folder: ProjectFolder, flags: Mapping[str, Any], runs: Sequence[str]) -> Compared:
-    """A reward run of either arm on the pairs held out, ties left out.
+    """A reward run of either arm on the pairs held out, ties and what does not fit one of the models left out.
 
-    Raises DataError unless one run is of the random arm and one of the active, and where no pair is held out.
+    Raises DataError unless one run is of the random arm and one of the active, and where no pair is held out
+    that fits both.
     """
     settings = folder.settings(Settings, flags)
     found = [history.find_of_kind(folder.runs, "reward", name) for name in runs]
@@ -63,13 +65,19 @@ def compare(folder: ProjectFolder, flags: Mapping[str, Any], runs: Sequence[str]
     if not pairs:
         raise DataError("no comparison is held out: label prompts of the evaluation split, or import some")
     asked = [(c.prompt, (c.completions[i], c.completions[j])) for c, i, j in pairs]
-    margins = {arm: np.diff(np.array(_scores(folder, by_arm[arm].id, settings, asked)))[:, 0] for arm in by_arm}
-    arms = compare_arms(-margins["active"], -margins["random"], [c.prompt.id for c, _, _ in pairs])
+    scored = {arm: _scores(run, settings, asked) for arm, run in by_arm.items()}
+    both = sorted(scored["active"].keys() & scored["random"].keys())
+    if not both:
+        raise DataError("no pair that is held out fits both models: their reward.max_tokens leave other ones out")
+    active, random = (-np.diff(np.array([scored[arm][i] for i in both]))[:, 0] for arm in ("active", "random"))
+    arms = compare_arms(active, random, [pairs[i][0].prompt.id for i in both])
     return Compared(arms, {arm: int(run.data.get("comparisons", 0)) for arm, run in by_arm.items()})
 
 
 def prioritise(folder: ProjectFolder, flags: Mapping[str, Any], batch: str, scorers: Sequence[str]) -> Prioritised:
     """Order a batch's open items by `ranking_gain` over the reward runs named, `random_share` of them left to chance.
+
+    What does not fit one of the models keeps its place.
 
     Raises DataError for fewer than two runs, and where nothing is left that compares completions.
     """
@@ -83,10 +91,11 @@ def prioritise(folder: ProjectFolder, flags: Mapping[str, Any], batch: str, scor
         if not left:
             raise DataError("nothing is left in this batch that compares completions: there is nothing to order")
         asked = [(prompt, completions) for _, prompt, completions in left]
-        scored = [_scores(folder, run.id, settings, asked) for run in runs]
+        scored = [_scores(run, settings, asked) for run in runs]
         by_size: dict[int, list[int]] = defaultdict(list)
         for i, (_, completions) in enumerate(asked):
-            by_size[len(completions)].append(i)
+            if all(i in scores for scores in scored):
+                by_size[len(completions)].append(i)
         priorities: dict[str, float] = {}
         for places in by_size.values():
             gain = ranking_gain(np.array([[scores[i] for i in places] for scores in scored]))
@@ -96,14 +105,20 @@ def prioritise(folder: ProjectFolder, flags: Mapping[str, Any], batch: str, scor
 
 
 def _scores(
-    folder: ProjectFolder, run: str, settings: Settings, asked: Sequence[tuple[Prompt, tuple[Completion, ...]]]
-) -> list[list[float]]:
-    """One reward model's scores of every completion, in nats: the scale it is saved with is taken off again."""
-    reward = load_reward(folder.runs / run / "model", settings.device)
-    rendered = [
-        reward.tokenizer.example(prompt, c.text, max_tokens=settings.reward.max_tokens, finish=c.finish).tokens
-        for prompt, completions in asked
-        for c in completions
-    ]
-    scores = iter((reward.score(rendered) * reward.std).tolist())
-    return [[next(scores) for _ in completions] for _, completions in asked]
+    run: RunInfo, settings: Settings, asked: Sequence[tuple[Prompt, tuple[Completion, ...]]]
+) -> dict[int, list[float]]:
+    """One reward model's scores of every completion, in nats: the scale it is saved with is taken off again.
+
+    By the place of what was asked; what does not fit the model is left out, with a warning that counts it.
+    """
+    reward = load_reward(run.path / "model", settings.device)
+    room = history.settings_of(run.path).get("reward", {}).get("max_tokens", settings.reward.max_tokens)
+
+    def rendered(one: tuple[int, tuple[Prompt, tuple[Completion, ...]]]) -> tuple[int, list[tuple[int, ...]]]:
+        place, (prompt, completions) = one
+        read = reward.tokenizer.example
+        return place, [read(prompt, c.text, max_tokens=room, finish=c.finish).tokens for c in completions]
+
+    found = fitting(enumerate(asked), rendered)
+    scores = iter((reward.score([tokens for _, rows in found for tokens in rows]) * reward.std).tolist())
+    return {place: [next(scores) for _ in rows] for place, rows in found}

@@ -59,16 +59,20 @@ def evaluate(
 
 
 def _reward(folder: ProjectFolder, settings: Settings, run: RunInfo) -> RewardAccuracy:
+    """On the held-out rankings that fit the model, as its training cut them; annotators may agree on a tie too."""
     reward, most = load_reward(run.path / "model", settings.device), settings.evaluate.prompts
     with open_store(folder, settings) as store:
-        held_out = [c for c in islice(store.comparisons("evaluation"), most) if c.pairs()]
+        held_out = list(islice(store.comparisons("evaluation"), most))
         training = text_pairs(islice(store.comparisons("train"), BASELINE))
-    if not held_out:
+    decided = [c for c in held_out if c.pairs()]
+    if not decided:
         raise DataError("no held-out rankings to measure on: every fifth prompt is held out, so label more")
-    rankings = [render(c, reward.tokenizer, settings.reward.max_tokens) for c in held_out]
+    room = history.settings_of(run.path).get("reward", {}).get("max_tokens", settings.reward.max_tokens)
+    found = fitting(decided, lambda c: (c, render(c, reward.tokenizer, room)))
+    rankings = [ranking for _, ranking in found]
     agreement = annotator_agreement(held_out)
     return judge_reward(
-        text_pairs(held_out),
+        text_pairs(c for c, _ in found),
         (margins(reward, rankings) * reward.std).tolist(),  # back to nats, which probabilities are made of
         training=training,
         agreement=agreement.rate if agreement else None,

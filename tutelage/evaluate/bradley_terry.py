@@ -46,8 +46,8 @@ def fit_bradley_terry(wins: ArrayLike) -> BradleyTerry:
     note = _no_maximum(w)
     prior = PRIOR if note else 0.0
     strengths = _newton(w, prior)
-    information = _information(w, strengths, prior)
-    covariance = np.linalg.pinv(information, hermitian=True)
+    centre = np.eye(len(w)) - 1 / len(w)  # the prior gives their mean a variance too, but that is held at 0
+    covariance = centre @ np.linalg.pinv(_information(w, strengths, prior), hermitian=True) @ centre
     return BradleyTerry(strengths=strengths, errors=np.sqrt(np.diag(covariance)), note=note)
 
 

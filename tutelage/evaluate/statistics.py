@@ -33,7 +33,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean with its 95 % interval, over `n` independent values."""
+    """A mean with its 95 % interval, over `n` independent values; of one it is infinite, which JSON says by null."""
 
     mean: float
     low: float
@@ -41,7 +41,8 @@ class Mean:
     n: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}], n = {self.n:,}"
+        interval = f"{self.low:.3f}, {self.high:.3f}" if self.n > 1 else "no interval"
+        return f"{self.mean:.3f} [{interval}], n = {self.n:,}"
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def bootstrap_mean(
     """The mean with a percentile bootstrap interval; with `groups`, whole groups are drawn, and n counts groups.
 
     Several values of one prompt are not independent: pass each value's prompt as its group. The mean stays the mean of
-    all values. Source: Efron and Tibshirani 1993, section 13.3.
+    all values. A single value, or group, has an infinite interval. Source: Efron and Tibshirani 1993, section 13.3.
 
     Raises:
         DataError: no values, one that is not finite, or not one group for each.
@@ -147,6 +148,8 @@ def bootstrap_mean(
         raise DataError(f"{len(x)} values but {len(groups)} groups: give the group of each value")
     index = np.arange(len(x)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     sums, counts = np.bincount(index, weights=x), np.bincount(index)
+    if len(sums) == 1:
+        return Mean(mean=float(x.mean()), low=-math.inf, high=math.inf, n=1)
     rng = np.random.default_rng(seed)
     draws = np.empty(resamples)
     for i in range(resamples):

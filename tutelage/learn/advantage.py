@@ -41,8 +41,10 @@ Advantage = Annotated[Rloo | Grpo | Reinforce, Field(discriminator="kind")]
 
 
 def leave_one_out(rewards: Tensor) -> Tensor:
-    """(P, G) → (P, G): each reward less the mean of the others of its row."""
+    """(P, G) → (P, G): each reward less the mean of the others of its row; where there are none, less 0."""
     size = rewards.shape[1]
+    if size == 1:
+        return rewards
     return (rewards - rewards.mean(1, keepdim=True)) * (size / (size - 1))
 
 

@@ -11,10 +11,10 @@
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from tutelage.config import Section, Seed
@@ -78,6 +78,12 @@ class RaftConfig(Section):
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-5, schedule="constant")
     seed: Seed = 0
     """Draws prompts, completions, batches and LoRA's first matrices."""
+
+    @model_validator(mode="after")
+    def _sampled_as_trained(self) -> Self:
+        if self.sampling.temperature <= 0:
+            raise ValueError("rollouts need a temperature above 0: else another policy is sampled")
+        return self
 
 
 class Kept(NamedTuple):

@@ -76,6 +76,8 @@ class GroupConfig(OnlineConfig):
             raise ValueError(f"batch_size {self.batch_size} isn't a multiple of group_size {self.group_size}")
         if self.group_size < 2 and not (isinstance(self.advantage, Reinforce) and self.equal_groups == "keep"):
             raise ValueError("group_size 1 has no group: only reinforce works with it, and only with equal_groups keep")
+        if self.batch_size == 1 and isinstance(self.advantage, Reinforce) and self.advantage.baseline == "batch":
+            raise ValueError("batch_size 1 has no other responses: set advantage.baseline to moving or none")
         return self
 
 
@@ -260,7 +262,7 @@ def group(
                 metrics |= dict(watch(rollout) if watch is not None else {})
                 kl, score = metrics["group/kl"], metrics["group/score"]
                 t.finish_step(kl)
-                if held_out and config.evaluate_every and t.step % config.evaluate_every == 0:
+                if held_out and t.due(kl):
                     metrics |= prefixed("group", t.measure(held_out, model, run))
                 run.log(t.step, metrics)
                 report(t.step, f"score {score:.2f} KL {kl:.2f}")

@@ -9,6 +9,7 @@ from tutelage.config import Section
 from tutelage.model.maths import kl_estimates
 
 LossKL = Literal["k2", "k3", "weighted"]
+MOST_ERROR = 0.2  # of the KL's error relative to its target, what one step adapts to at most
 
 
 class KLConfig(Section):
@@ -25,7 +26,10 @@ class KLConfig(Section):
 
 
 class KLController:
-    """The coefficient, fixed or adapted: b ← b · (1 + clip(KL/target − 1, ±0.2) · n / horizon)."""
+    """The coefficient, fixed or adapted: b ← b · (1 + clip(KL/target − 1, ±0.2) · n / horizon).
+
+    The factor stays above 0 where the horizon is above n/5, as `OnlineConfig` demands.
+    """
 
     def __init__(self, config: KLConfig) -> None:
         self.config, self.coefficient = config, config.coefficient
@@ -33,7 +37,7 @@ class KLController:
     def update(self, kl: float, episodes: int) -> None:
         """Take in the mean KL per response of so many episodes."""
         if self.config.target is not None:
-            error = min(0.2, max(-0.2, kl / self.config.target - 1))
+            error = min(MOST_ERROR, max(-MOST_ERROR, kl / self.config.target - 1))
             self.coefficient *= 1 + error * episodes / self.config.horizon
 
 

@@ -12,6 +12,7 @@ Legend: N completions, M completion tokens.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -37,6 +38,11 @@ class Judged:
     sequence: tuple[int, ...]  # prompt and completion
     prompt: int  # tokens of the prompt
     desirable: float  # probability that it is liked
+
+    @property
+    def asked(self) -> tuple[int, ...]:
+        """The prompt's tokens."""
+        return self.sequence[: self.prompt]
 
 
 @dataclass(frozen=True)
@@ -92,18 +98,32 @@ def split(preference: Preference) -> list[Judged]:
 
 
 def opinions(judged: Sequence[Judged], seed: int, max_tokens: int) -> Lazy[Opinion]:
-    """Give each prompt a mismatched completion: the next one's in a random order drawn by the seed.
+    """Give each prompt a mismatched completion: the next one of another prompt, in a random order drawn by the seed.
 
-    Made when asked for: eight bytes an opinion lie in memory, beside what `judged` keeps there.
+    Where there is no other prompt it is the next of the same one: the paper defines z of all that a prompt may be
+    answered with, and takes other prompts' completions only to estimate it (section 4.1).
+
+    Made when asked for: eight bytes an opinion lie in memory, beside what `judged` keeps there. Prompts are shorter
+    than `max_tokens`.
     """
     order = torch.randperm(len(judged), generator=torch.Generator().manual_seed(seed))
-    other = torch.empty_like(order).scatter_(0, order, order.roll(-1))
+    after = torch.empty_like(order).scatter_(0, order, order.roll(-1))
+
+    @cache
+    def of_several_prompts() -> bool:
+        first = judged[0].asked
+        return any(one.asked != first for one in judged)
 
     def make(places: Sequence[int]) -> list[Opinion]:
-        rows = gather(judged, [*places, *other[list(places)].tolist()])
-        both = zip(rows[: len(places)], rows[len(places) :], strict=True)
-        strangers = [(one, one.sequence[: one.prompt] + two.sequence[two.prompt :]) for one, two in both]
-        return [Opinion(one, stranger[:max_tokens]) for one, stranger in strangers]
+        following = after[list(places)].tolist()
+        rows = gather(judged, [*places, *following])
+        made = []
+        for one, two, place in zip(rows[: len(places)], rows[len(places) :], following, strict=True):
+            while two.asked == one.asked and of_several_prompts():
+                place = int(after[place])
+                two = judged[place]
+            made.append(Opinion(one, (one.asked + two.sequence[two.prompt :])[:max_tokens]))
+        return made
 
     return Lazy(len(judged), make)
 
@@ -141,7 +161,7 @@ class Opinions:
 
     own: Batch
     strangers: Batch
-    lengths: Tensor  # (N,) completion tokens
+    lengths: Tensor  # (N,) completion tokens, which divide: 1 for none
     desirable: Tensor  # (N,)
     reference: Tensor  # (N,) log-probability of the completion under the reference, nats
     stranger_reference: Tensor  # (N,)
@@ -153,7 +173,7 @@ class Opinions:
         return cls(
             response_batch([o.judged.sequence for o in opinions], prompts),
             response_batch([o.stranger for o in opinions], prompts),
-            torch.tensor([float(len(o.judged.sequence) - o.prompt) for o in opinions]),
+            torch.tensor([float(max(1, len(o.judged.sequence) - o.prompt)) for o in opinions]),
             torch.tensor([o.judged.desirable for o in opinions]),
             known[:, 0],
             known[:, 1],
@@ -184,7 +204,9 @@ def kto_loss(
     margin = reward - loss.beta * point
     liked, disliked = o.desirable * loss.desirable_weight, (1 - o.desirable) * loss.undesirable_weight
     likelihood = -(o.desirable * logprob / o.lengths).sum()
-    total = (liked * torch.sigmoid(-margin) + disliked * torch.sigmoid(margin)).sum() + sft_weight * likelihood
+    total = (liked * torch.sigmoid(-margin) + disliked * torch.sigmoid(margin)).sum()
+    if sft_weight:
+        total = total + sft_weight * likelihood
     with torch.no_grad():
         good = o.desirable > 0.5
         chosen, rejected = good.float(), (~good).float()

@@ -151,6 +151,16 @@ class Learner:
         self.step = int(state["step"])
 
 
+def weighted_means(logged: Mapping[str, float], over: Mapping[str, str]) -> dict[str, float]:
+    """The figures without the weights; those in `over` divided by the weight it names, or left out where that is 0."""
+    found = {name: value for name, value in logged.items() if name not in over.values()}
+    for name, weight in over.items():
+        value = found.pop(name)
+        if logged[weight] > 0:
+            found[name] = value / logged[weight]
+    return found
+
+
 def prefixed(prefix: str, metrics: Mapping[str, float]) -> dict[str, float]:
     """The learner's own figures (`grad_norm`, `learning_rate`) under the algorithm's name; others have theirs."""
     return {name if "/" in name else f"{prefix}/{name}": value for name, value in metrics.items()}

@@ -9,16 +9,19 @@ from torch import Tensor, nn
 
 from tutelage.config import Section, Seed
 from tutelage.errors import CheckpointError, ConfigError, TrainingError
-from tutelage.learn.kl import KLConfig, KLController
+from tutelage.learn.kl import MOST_ERROR, KLConfig, KLController
 from tutelage.learn.learner import Learner, OptimizerConfig
 from tutelage.learn.reward import RewardModel
 from tutelage.learn.rollout import Networks, RewardSource, Rollout, Shaping, end_scores, make_rollout
 from tutelage.model.adapters import Full, Train, merge, trainable
 from tutelage.model.causal import Model, fingerprint, save
 from tutelage.model.linear import low_copies
+from tutelage.progress import console
 from tutelage.runs import Run, rng_state, set_rng_state
 from tutelage.sample.engine import Engine
 from tutelage.sample.sampler import Sampler, SamplingParams
+
+HIDDEN = ("hidden", "features")  # of a rollout: they stay with the networks, its other tensors on the CPU
 
 
 class OnlineConfig(Section):
@@ -64,6 +67,11 @@ class OnlineConfig(Section):
             raise ValueError("rollouts need top_k 0, top_p 1 and a temperature above 0: else another policy is sampled")
         if self.batch_size % self.minibatches:
             raise ValueError(f"batch_size {self.batch_size} isn't a multiple of minibatches {self.minibatches}")
+        if self.kl.target is not None and self.kl.horizon <= MOST_ERROR * self.batch_size:
+            raise ValueError(
+                f"kl.horizon {self.kl.horizon} is too short for batch_size {self.batch_size}: one step could turn the "
+                f"coefficient negative. Set it above {MOST_ERROR * self.batch_size:g}"
+            )
         return self
 
 
@@ -184,18 +192,34 @@ class PolicyState(Generic[C]):
         budget = self.config.kl.budget
         if (budget is None or kl <= budget) and (self.best is None or reached > self.best[0]):
             self.best, self.worse = (reached, self.copy()), 0
-        return {"evaluation_score": float(rollout.scores.mean()), "evaluation_kl": kl}
+        return {"evaluation_score": reached, "evaluation_kl": kl}
+
+    def spent(self, kl: float) -> bool:
+        """Whether a rollout of this KL is beyond the budget."""
+        return self.config.kl.budget is not None and kl > self.config.kl.budget
+
+    def due(self, kl: float) -> bool:
+        """Whether to measure after the step whose rollout had this KL: also after the last one, to keep the best."""
+        c = self.config
+        last = c.keep == "best" and (self.step == c.steps or self.spent(kl))
+        return c.evaluate_every > 0 and (last or self.step % c.evaluate_every == 0)
 
     def finished(self, kl: float) -> bool:
         """Whether the KL budget is spent or patience has run out."""
-        spent = self.config.kl.budget is not None and kl > self.config.kl.budget
-        return spent or (self.config.patience is not None and self.worse >= self.config.patience)
+        return self.spent(kl) or (self.config.patience is not None and self.worse >= self.config.patience)
 
     def choose(self) -> None:
-        """Put into the policy the weights that are the run's result: best, average, or the last as they are."""
+        """Put into the policy the weights that are the run's result: best, average, or the last as they are.
+
+        Says aloud when the best is wanted and nothing that was measured is within the KL budget.
+        """
         chosen = self.average
-        if self.config.keep == "best" and self.best is not None:
+        if self.best is not None and self.config.keep == "best":
             chosen = self.best[1]
+        elif self.config.keep == "best":
+            console.print(f"Warning: no policy that was measured is within kl.budget ({self.config.kl.budget} nats): "
+                          "the result is the one training ended with. Raise the budget or kl.coefficient, or lower "
+                          "evaluate_every.", style="yellow")  # fmt: skip
         if chosen is not None:
             with torch.no_grad():
                 for name, p in self.policy_weights.items():
@@ -232,10 +256,17 @@ class PolicyState(Generic[C]):
             )
         self.learner.load(state["learner"])
         self.kl.coefficient, self.step, self.place = state["coefficient"], state["step"], state["place"]
-        self.rollout = None if state["rollout"] is None else Rollout(**state["rollout"])
-        self.logged, self.average = state["logged"], state["average"]
-        self.best, self.worse = state["best"], state["worse"]
+        self.logged, self.worse = state["logged"], state["worse"]
+        kept, average, best = state["rollout"], state["average"], state["best"]
+        self.rollout = None if kept is None else Rollout(**{**kept, **self._placed({n: kept[n] for n in HIDDEN})})
+        self.average = None if average is None else self._placed(average)
+        self.best = None if best is None else (best[0], self._placed(best[1]))
         set_rng_state(state["rng"])
+
+    def _placed(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        """Tensors of a checkpoint, which are on the CPU, where the policy's weights are; None stays."""
+        device = next(iter(self.policy_weights.values())).device
+        return {name: None if tensor is None else tensor.to(device) for name, tensor in tensors.items()}
 
 
 def leave_model(t: PolicyState[Any], model: Model, run: Run) -> Model:

@@ -62,7 +62,7 @@ def online_dpo(
             sampler.load(t.policy.decoder)
             asked = gather(prompts, pick(len(prompts), config.batch_size * online.updates, done, config.seed))
             preferences = compare_samples(model, asked, annotate, sampler, config, sampling, done)
-            items = _items(preferences, config)
+            items = _items(preferences, config, t.policy.decoder.config.context)
             if not items:
                 raise TrainingError(
                     f"round {done + 1}: of {len(asked)} prompts, none got two different completions of which one was "
@@ -119,9 +119,10 @@ def compare_samples(
     return [p for p in found if p.decides]
 
 
-def _items(preferences: Sequence[Preference], config: DPOConfig) -> Sequence[Item]:
+def _items(preferences: Sequence[Preference], config: DPOConfig, context: int) -> Sequence[Item]:
+    """What the loss reads; samples are as long as they were drawn, so nothing but the context cuts them."""
     if isinstance(config.loss, KTO):
-        return list(opinions([one for p in preferences for one in split(p)], config.seed, config.max_tokens))
+        return list(opinions([one for p in preferences for one in split(p)], config.seed, context))
     return preferences
 
 

@@ -143,7 +143,7 @@ def ppo(
                 metrics["ppo/explained_variance"] = float(explained_variance(rollout.values, rollout.returns))
                 metrics |= dict(watch(rollout) if watch is not None else {})
                 t.finish_step(metrics["ppo/kl"])
-                if held_out and config.evaluate_every and t.step % config.evaluate_every == 0:
+                if held_out and t.due(metrics["ppo/kl"]):
                     metrics |= prefixed("ppo", t.measure(held_out, model, run))
                 run.log(t.step, metrics)
                 report(t.step, f"score {metrics['ppo/score']:.2f} KL {metrics['ppo/kl']:.2f}")

@@ -4,11 +4,12 @@ Legend: N sequences of all prompts in a batch, P pairs, K completions of one pro
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from tutelage.learn.learner import weighted_means
 from tutelage.learn.preference_losses import ORPO, PairLoss, PlackettLuce, implicit_reward, needs_reference, pair_losses
 from tutelage.learn.reward import Groups, Ranking, RewardConfig, render, right
 from tutelage.learn.rollout import response_batch
@@ -87,19 +88,23 @@ class Preferences:
 
     groups: Groups  # their P pairs, as indices into the N sequences
     batch: Batch  # the same sequences with their M completion tokens
-    lengths: Tensor  # (N,) completion tokens
+    lengths: Tensor  # (N,) completion tokens, which divide: 1 for none
     reference: Tensor  # (N,) log-probability under the reference, nats; zeros where the loss has none
     best: Tensor  # (N,) how much of each is imitated by a likelihood term; 1 a prompt
 
     @classmethod
     def of(cls, preferences: Sequence[Preference], reference: Sequence[Tensor] | None) -> "Preferences":
-        """Pack whole preferences. `reference` holds the log-probabilities (K,) of each; None where none are needed."""
+        """Pack whole preferences. `reference` holds the log-probabilities (K,) of each; None where none are needed.
+
+        A completion without a token (empty, and cut before its end) has no likelihood a token: its pairs weigh nothing.
+        """
         sequences = [s for p in preferences for s in p.sequences]
         lengths = torch.tensor([float(len(s) - p.prompt) for p in preferences for s in p.sequences])
+        groups, written = Groups.of([p.ranking for p in preferences], RewardConfig()), lengths > 0
         return cls(
-            Groups.of([p.ranking for p in preferences], RewardConfig()),
+            replace(groups, weight=groups.weight * (written[groups.better] & written[groups.worse])),
             response_batch(sequences, [p.prompt for p in preferences for _ in p.sequences]),
-            lengths,
+            lengths.clamp_min(1),
             torch.zeros_like(lengths) if reference is None else torch.cat(list(reference)),
             torch.cat([best(p.ranking) for p in preferences]),
         )
@@ -132,11 +137,11 @@ def preference_loss(
     logprob = segment_sum(out.logprob, p.batch.segment, len(p.lengths))
     reward = implicit_reward(loss, logprob, p.reference, p.lengths)
     likelihood = -(p.best * logprob / p.lengths).sum()
-    preferring = _rankings(loss, reward, p) if isinstance(loss, PlackettLuce) else _pairs(loss, reward, p)
+    total = _rankings(loss, reward, p) if isinstance(loss, PlackettLuce) else _pairs(loss, reward, p)
     if isinstance(loss, ORPO):
-        total = likelihood + loss.weight * preferring + sft_weight * likelihood
-    else:
-        total = preferring + sft_weight * likelihood
+        total = likelihood + loss.weight * total
+    if sft_weight:
+        total = total + sft_weight * likelihood
     with torch.no_grad():
         logged = _figures(p, reward, logprob, runaway) | {"dpo/loss": total, "dpo/nll": likelihood}
         if needs_reference(loss):
@@ -186,11 +191,7 @@ def _figures(p: Preferences, reward: Tensor, logprob: Tensor, runaway: float) ->
 
 def means(logged: Mapping[str, float]) -> dict[str, float]:
     """What to write down: sums over some of a batch divided by their weights, and left out where nothing has any."""
-    found = {name: value for name, value in logged.items() if name not in MEANS_OVER.values()}
-    for name, over in MEANS_OVER.items():
-        weight, value = logged[over], found.pop(name)
-        if weight > 0:
-            found[name] = value / weight
+    found = weighted_means(logged, MEANS_OVER)
     if "dpo/reward_chosen" in found and "dpo/reward_rejected" in found:
         found["dpo/margin"] = found["dpo/reward_chosen"] - found["dpo/reward_rejected"]
     return found

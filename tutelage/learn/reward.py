@@ -22,7 +22,7 @@ from torch import Tensor
 
 from tutelage.config import Section, Seed
 from tutelage.errors import Interrupted, ModelError, TrainingError
-from tutelage.learn.learner import Learner, OptimizerConfig, Part, prefixed
+from tutelage.learn.learner import Learner, OptimizerConfig, Part, prefixed, weighted_means
 from tutelage.model import causal
 from tutelage.model.adapters import Full, Train, branch, merge, trainable
 from tutelage.model.batch import Packed, cut, gather, pick
@@ -34,6 +34,7 @@ from tutelage.progress import progress
 from tutelage.records import Comparison
 from tutelage.runs import Run
 
+MEANS_OVER: Mapping[str, str] = {"reward/accuracy": "decided"}  # the sum that divides a sum, where it is not prompts
 SCALED = 256  # rankings whose completions set the scale where no samples of the reference policy are given
 
 
@@ -162,7 +163,7 @@ def right(margin: Tensor) -> Tensor:
 
 
 def reward_loss(scorer: Scorer, groups: Groups, config: RewardConfig) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """Summed loss over prompts, in nats; each prompt's pairs weigh 1 in all."""
+    """Summed loss over prompts, in nats; each prompt's pairs weigh 1 in all. With sums to log: see `MEANS_OVER`."""
     score = scorer(groups.packed, groups.packed.last).score
     margin = score[groups.better] - score[groups.worse]
     if config.loss == "plackett_luce":
@@ -171,12 +172,12 @@ def reward_loss(scorer: Scorer, groups: Groups, config: RewardConfig) -> tuple[T
         loss = torch.stack(terms).sum()
     else:
         loss = (pair_loss(margin - groups.margin, groups.target) * groups.weight).sum()
-    decided = groups.target != 0.5
+    decided = groups.weight * (groups.target != 0.5)
     agreed = right(torch.where(groups.target > 0.5, margin, -margin))
-    share = (groups.weight * decided).sum() / groups.units
     return loss, {
         "reward/loss": loss,
-        "reward/accuracy": (agreed * groups.weight * decided).sum() / share.clamp_min(1e-9),
+        "reward/accuracy": (agreed * decided).sum(),
+        "decided": decided.sum(),
         "reward/margin": (margin.abs() * groups.weight).sum(),
     }
 
@@ -193,7 +194,7 @@ class RewardModel:
     @torch.no_grad()
     def score(self, sequences: Sequence[Sequence[int]], most: int = 8192) -> Tensor:
         """Normalised scores (n,) of whole sequences, prompt and completion together."""
-        parts = []
+        parts = [torch.zeros(0)]
         for part in cut([len(s) for s in sequences], most):
             packed = Packed.of([sequences[i] for i in part], share=True)
             parts.append(self.scorer(packed, packed.last).score)
@@ -277,7 +278,8 @@ def train_reward(
             chosen = gather(rankings, pick(len(rankings), config.batch_size, step - 1, config.seed))
             parts = cut([r.tokens for r in chosen], config.micro_tokens)
             groups = [Groups.of([chosen[i] for i in part], config) for part in parts]
-            metrics = prefixed("reward", learner.update(Part(groups, lambda g: reward_loss(reward.scorer, g, config))))
+            logged = learner.update(Part(groups, lambda g: reward_loss(reward.scorer, g, config)))
+            metrics = prefixed("reward", weighted_means(logged, MEANS_OVER))
             if evaluation and config.evaluate_every and step % config.evaluate_every == 0:
                 metrics["reward/evaluation_accuracy"] = float(right(margins(reward, evaluation)).mean())
             run.log(step, metrics)
@@ -285,7 +287,7 @@ def train_reward(
                 run.save(step, {"learner": learner.save()})
             if run.stop_requested:
                 raise Interrupted(f"stopped after step {step} of {config.steps}; go on with --resume {run.id}")
-            report(step, f"loss {metrics['reward/loss']:.3f} accuracy {metrics['reward/accuracy']:.2f}")
+            report(step, f"loss {metrics['reward/loss']:.3f} accuracy {metrics.get('reward/accuracy', 0.0):.2f}")
     reward.normalise(reference or [s for r in rankings[:SCALED] for s in r.sequences], zero)
     run.leave(lambda folder: save_reward(reward, folder))
     return reward

@@ -114,8 +114,12 @@ class Batch:
     def of(cls, examples: Sequence[Example], *, share: bool = False) -> "Batch":
         """Pack examples, with `share` as `Packed.of` does.
 
-        Raises ValueError when an example trains on its first token or nothing is trained.
+        Raises ValueError when an example's two sequences differ in length, when it trains on its first token, or when
+        nothing is trained.
         """
+        odd = next((e for e in examples if len(e.train) != len(e.tokens)), None)
+        if odd is not None:
+            raise ValueError(f"an example has {len(odd.tokens)} tokens, but says of {len(odd.train)} whether to train")
         if any(e.train[0] for e in examples):
             raise ValueError("an example trains on its first token, which nothing predicts")
         packed = Packed.of([e.tokens for e in examples], share=share)
