@@ -10,6 +10,7 @@ from studio_api import house as made_house
 from test_oversight import FIRST, SECOND, disagreement, say
 
 from tutelage.evaluate.statistics import wilson
+from tutelage.feedback import rows
 from tutelage.feedback.audit import entries
 from tutelage.feedback.oversight import Oversight
 from tutelage.feedback.work import Written
@@ -296,6 +297,21 @@ def test_quality_shows_numbers_beside_figures(house):
         assert html.count('<svg class="whisker') > 8
         assert "72.6 ± 1.5" in html
     lead.get("/lead/quality?batch=none", 404)
+
+
+def test_the_quality_of_a_batch_reads_no_other_labels(house, monkeypatch):
+    rater, batch = house.person().user.id, house.batch(items=3)
+    saved = [say(house, rater, batch, FIRST, 5.0) for _ in range(3)]
+    others = house.batch(items=20)
+    for _ in range(20):
+        say(house, rater, others, SECOND, 5.0)
+    read = []
+    real = rows.build_comparisons
+    monkeypatch.setattr(rows, "build_comparisons", lambda c, page: (read.extend(r.id for r in page), real(c, page))[1])
+    Browser(house, "lead").get(f"/lead/quality?batch={batch}")
+    assert read == [label for one in saved for label in one.labels]
+    house.room.store.retract(read[0])
+    assert house.room.store.numbers_of("comparisons", read) == [2, 3]
 
 
 def test_invitations_roles_and_cost(house):

@@ -9,7 +9,7 @@ million comparisons never lie in memory together.
         for comparison in store.comparisons(split="train"): ...
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -146,6 +146,16 @@ class Store:
     def prompts_at(self, numbers: Sequence[int]) -> list[Prompt]:
         """The prompts with these row numbers, as `comparisons_at` gives its."""
         return self._at(tables.prompts, rows.build_prompts, numbers)
+
+    def numbers_of(self, kind: Labelled, ids: Collection[str]) -> list[int]:
+        """The row numbers of the labels of a kind with these ids, in the order added; those taken back are left out."""
+        table, wanted = tables.metadata.tables[kind], sorted(ids)
+        found: list[int] = []
+        with read(self._engine) as connection:
+            for start in range(0, len(wanted), PAGE):
+                query = select(table.c.n).where(table.c.id.in_(wanted[start : start + PAGE]))
+                found += connection.execute(_standing(query, table)).scalars()
+        return sorted(found)
 
     def labelled_by(
         self, kind: Labelled, split: Split, last: int, *which: ColumnElement[bool]

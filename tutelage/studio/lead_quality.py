@@ -80,18 +80,16 @@ def quality(request: Request, user: Lead, room: TheRoom, batch: str = "") -> Res
 
 def measured(room: Room, batch: str | None, people: dict[str, User]) -> Quality:
     """The quality of a batch's labels or of all, periods being the batches."""
-    oversight = Oversight(room.store)
-    comparisons, ratings = room.store.comparisons(), room.store.ratings()
+    oversight, store = Oversight(room.store), room.store
     wages = {one.id: one.hourly_cost for one in people.values() if one.hourly_cost is not None}
     checks = {who: (work.gold, work.repeats) for who, work in oversight.work(batch).items()}
     if batch is None:
-        return summarise(
-            list(comparisons), list(ratings), wages=wages, rounds=oversight.periods() or None, checks=checks
-        )
+        every = list(store.comparisons()), list(store.ratings())
+        return summarise(*every, wages=wages, rounds=oversight.periods() or None, checks=checks)
     labels = oversight.labels(room.batches.find(batch).id)
-    return summarise(
-        [c for c in comparisons if c.id in labels], [r for r in ratings if r.id in labels], wages=wages, checks=checks
-    )
+    comparisons = store.comparisons_at(store.numbers_of("comparisons", labels))
+    ratings = store.ratings_at(store.numbers_of("ratings", labels))
+    return summarise(comparisons, ratings, wages=wages, checks=checks)
 
 
 def _alpha(found: Quality) -> Figure:
