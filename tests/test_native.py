@@ -110,19 +110,20 @@ def test_the_greatest_logit_is_found_wherever_it_lies(dtype: torch.dtype, words:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", [64, 128, 24])
-@pytest.mark.parametrize("window", [None, 3])
-def test_looking_back(dtype: torch.dtype, size: int, window: int | None) -> None:
+@pytest.mark.parametrize("each", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("window", [None, 3, 20])
+def test_looking_back(dtype: torch.dtype, size: int, each: int, window: int | None) -> None:
     q, k, v, held_k, held_v = (x.detach() for x in numbers(
-        dtype, (3, 6, size), (3, 2, size), (3, 2, size), (4, 2, 16, size), (4, 2, 16, size)
+        dtype, (3, 2 * each, size), (3, 2, size), (3, 2, size), (4, 2, 48, size), (4, 2, 48, size)
     ))  # fmt: skip
-    places = torch.tensor([0, 15, 7])
+    places = torch.tensor([0, 47, 21])
     twin_k, twin_v = held_k.clone(), held_v.clone()
     twin_k[range(3), :, places], twin_v[range(3), :, places] = k, v
-    at = torch.arange(16)
+    at = torch.arange(48)
     seen = at <= places[:, None]
     if window is not None:
         seen &= at > places[:, None] - window
-    bias = torch.zeros(3, 16, dtype=dtype).masked_fill_(~seen, -torch.inf)[:, None]
+    bias = torch.zeros(3, 48, dtype=dtype).masked_fill_(~seen, -torch.inf)[:, None]
     want = look_back(q, twin_k[:3], twin_v[:3], bias)
     found = decoding.look_back(q, k, v, (held_k, held_v), places, window)
     near(found, want, dtype)
