@@ -374,11 +374,13 @@ def test_quality_is_json_with_intervals(house: House) -> None:
 
 
 def test_an_export_is_a_permission_of_its_own_and_on_the_record(house: House) -> None:
-    house.room.store.add(*(Prompt.user(f"q{i}") for i in range(3)))
+    house.room.store.add(*(Prompt.user(f"q{i}") for i in range(30)))
     assert house.person("admin")("GET", "/export").status_code == 403
     exporter = house.person("rater", may_export=True)
     answer = exporter("GET", "/export?format=prompt-only&split=train")
-    assert all(json.loads(line)["prompt"] for line in answer.text.splitlines())
+    told = [json.loads(line)["prompt"][0]["content"] for line in answer.text.splitlines()]
+    assert told == [prompt.messages[0].content for prompt in house.room.store.prompts("train")]
+    assert 0 < len(told) < 30
     assert 'filename="prompt-only-train.jsonl"' in answer.headers["content-disposition"]
     [line] = entries(house.room.store, actions=["export"])
     assert (line.user, line.subject, line.detail["split"]) == (exporter.user.id, "prompt-only", "train")

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from tutelage.bench import ours
 from tutelage.bench.work import ROWS, BenchConfig, RowName, task
 from tutelage.errors import Interrupted
 from tutelage.learn.ppo import PPOConfig, ppo
+from tutelage.learn.ppo_state import PPOState
 from tutelage.learn.reward import RewardModel
 from tutelage.learn.rollout import Rollout
 from tutelage.learn.sft import sft_loss
@@ -127,12 +129,21 @@ def test_steps_of_every_way_to_train(row: RowName, dtype: str, monkeypatch: pyte
     work = task(row, config, model="", dtype="float32", vocabulary=LLAMA.vocab_size)
     work = dataclasses.replace(work, shape=dataclasses.asdict(LLAMA))
     losses: dict[str, list[float | None]] = {}
+    real, learned = ours.optimise, list[bool]()  # of each of PPO's steps: whether all of the policy moved
+
+    def watched(state: PPOState, *rest: Any) -> None:
+        before = state.copy()
+        real(state, *rest)
+        learned.append(all(not torch.equal(p, before[n]) for n, p in state.policy_weights.items()))
+
+    monkeypatch.setattr(ours, "optimise", watched)
     for name, number_format in (("cpu", "float32"), ("cuda", dtype)):
         monkeypatch.setattr(ours, "best_device", lambda name=name: torch.device(name))
         step = ours.STEPS[row](work, ours.network(dataclasses.replace(work, dtype=number_format)))
         losses[name] = [step(number) for number in range(work.total_steps)]
     if row in ("ppo", "ppo_shared"):
         assert losses["cuda"] == [None] * 4
+        assert learned == [True] * 8
         return
     for one, other in zip(losses["cuda"], losses["cpu"], strict=True):
         assert one is not None

@@ -1,5 +1,11 @@
 """Runs of DPO and its kin: each learns what it is told and not the opposite, survives a stop, and asks online."""
 
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +16,7 @@ from tutelage.feedback.simulated import default_panel
 from tutelage.learn.dpo import DPOConfig, DPOState, dpo
 from tutelage.learn.kto import opinions, split
 from tutelage.learn.learner import Learner
-from tutelage.learn.online_dpo import online_dpo
+from tutelage.learn.online_dpo import compare_samples, online_dpo
 from tutelage.learn.reference import FILE, Reference, completion_logprobs
 from tutelage.model.causal import Model, fingerprint
 from tutelage.model.heads import Policy
@@ -19,6 +25,7 @@ from tutelage.records import Annotator, Comparison, Prompt
 from tutelage.runs import Run
 from tutelage.sample.engine import Engine
 from tutelage.sample.sampler import SamplingParams
+from tutelage.sample.scripted import Scripted
 
 KINDS = ["dpo", "conservative", "robust", "ipo", "length_normalised", "plackett_luce", "simpo", "orpo", "kto"]
 QUIET = {"runaway": 1e6, "chosen_drop": 1e6, "optimizer": {"learning_rate": 5e-3}}
@@ -172,6 +179,38 @@ def test_killed_and_resumed_is_bit_equal(tmp_path, monkeypatch, kind, killed_at)
     assert straight[0] != fingerprint(tiny().decoder)
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(int(sys.argv[2]))
+sys.path.insert(0, sys.argv[3])
+import tutelage.learn.reference as reference
+from test_dpo_runs import begun, whole
+real, seen = reference.save_file, [0]
+def half(tensors, path, **rest):
+    real(tensors, path, **rest)
+    seen[0] += 1
+    if seen[0] == 2:
+        os.truncate(path, os.path.getsize(path) // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+reference.save_file = half
+whole("dpo", begun("dpo", Path(sys.argv[1])))
+"""
+
+
+def test_killed_while_the_reference_is_half_written_and_resumed_is_bit_equal(tmp_path):
+    """By SIGKILL, in its second writing: that of what is held out, over that of what is trained on."""
+    straight = begun("dpo", tmp_path / "straight")
+    given = [str(tmp_path), str(torch.get_num_threads()), str(Path(__file__).parent)]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *given], capture_output=True, env={**os.environ})
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
+    again = Run.open(next(tmp_path.glob("dpo-*")))
+    assert (again.path / FILE).exists()
+    again.config = straight.config
+    assert whole("dpo", again) == whole("dpo", straight)
+
+
 @pytest.mark.parametrize("kind", ["simpo", "online"])
 def test_ctrl_c_saves_and_goes_on_bit_equal(tmp_path, monkeypatch, kind):
     straight = whole(kind, begun(kind, tmp_path / "straight"))
@@ -236,6 +275,26 @@ def test_online_any_annotator_will_do_such_as_the_simulated_panel(tmp_path):
     run = Run.start(tmp_path, "dpo", config)
     made = online_dpo(tiny(), ASKED, lambda p, c: panel.compare(p, c, rng), config, run, sampling=SAMPLING)
     assert mean_evenness(made) > mean_evenness(tiny()) + 0.05
+
+
+def test_online_the_very_tokens_are_learned_from_and_equal_texts_are_not_asked_about():
+    """Half a letter decodes to U+FFFD, which is other tokens; the half of another letter decodes to the same."""
+    model, asked = tiny(), []
+    half, other, even, end = *(model.tokenizer.encode(c)[0] for c in "é中b"), model.tokenizer.end
+
+    def annotate(prompt, completions):
+        asked.append(prompt)
+        return likes_even(prompt, completions)
+
+    script = Scripted([[half, end], [even, end], [half, end], [other, end]], end)
+    (made,) = compare_samples(model, ASKED[:2], annotate, script, config_of("dpo"), SAMPLING, 0)
+    before = model.tokenizer.prompt(ASKED[0])
+    assert asked == ASKED[:1]
+    assert dict(zip(made.sequences, made.ranking.ranks, strict=True)) == {
+        (*before, even, end): 1,
+        (*before, half, end): 2,
+    }
+    assert made.prompt == len(before)
 
 
 def test_iterated_its_reference_is_the_round_it_begins_with(tmp_path):

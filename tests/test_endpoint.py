@@ -139,13 +139,18 @@ def test_it_waits_as_long_as_the_server_asks():
 
 
 def test_all_wait_when_one_is_told_to():
+    """The third question, which nobody has asked yet when the first is told to wait, waits too."""
+
     def answer(body, before):
-        late = "Question 0" in body["messages"][0]["content"] and not before
-        return fault(503, retry_after="1") if late else soft(0.9)
+        asked = body["messages"][0]["content"]
+        if "Question 1" in asked:
+            time.sleep(0.3)  # its place is free once the first has heard what it was told
+        return fault(503, retry_after="1") if "Question 0" in asked and not before else soft(0.9)
 
     with ChatServer(answer) as server:
-        assert len(list(endpoint(server, concurrency=1).choose(asks(2)))) == 2
-        assert server.requests[1][0] - server.requests[0][0] >= 1.0
+        assert len(list(endpoint(server, concurrency=2).choose(asks(3)))) == 3
+        first, _, third, _ = (at for at, *_ in server.requests)
+        assert third - first >= 1.0
 
 
 def test_a_date_to_wait_for_and_a_wait_too_long():

@@ -87,6 +87,7 @@ def test_advantages_by_hand():
     assert advantages(rewards, 1, Reinforce(baseline="none"), 2.0).tolist() == rewards.tolist()
     batch_baseline = advantages(rewards, 1, Reinforce(baseline="batch"), 2.0)
     assert batch_baseline[2] == pytest.approx(6 - 6 / 5)
+    assert torch.equal(advantages(rewards, 1, Reinforce(), None), batch_baseline)  # no batch came before
 
 
 def test_cutting_a_group_between_prompts_changes_nothing_and_within_one_does():

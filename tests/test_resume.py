@@ -93,6 +93,13 @@ def test_the_run_learned_something(straight):
     assert steps[-1]["ppo/kl"] != 0
 
 
+def test_every_metric_logged_is_explained(straight):
+    page = (Path(__file__).parent.parent / "docs" / "ppo.md").read_text(encoding="utf-8")
+    logged = {name for row in straight[1] for name in row} - {"step"}
+    assert len(logged) > 20
+    assert sorted(name for name in logged if f"`{name}`" not in page) == []
+
+
 def test_ctrl_c_saves_in_the_middle_of_a_rollout_and_goes_on_bit_equal(tmp_path, straight):
     script = f"import sys, torch; torch.set_num_threads(1); sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
     script += "import tutelage.learn.ppo_state as s, time\nreal = s.PPOState.average_weights\n"

@@ -49,21 +49,31 @@ def state(critic="separate", top=1, compute=torch.float32, **changes):
 PROMPTS = [[5, 6, 7], [8], [9, 10], [11, 12, 13, 14], [15], [16, 17]]
 
 
+def awake(t):
+    """The state with a value head that has left its zeros, which hide what a critic reads and keep it from learning."""
+    with torch.no_grad():
+        t.actor.head.weight.fill_(0.1)
+    return t
+
+
 @pytest.mark.parametrize("critic", ["separate", "shared", "features"])
 def test_a_rollout_says_what_each_network_says_alone(critic):
     t = state(critic)
     assert t.shared == 2  # the lower layers are run once for all
-    rollout = t.roll_out(PROMPTS, seed=3)
+    assert not t.actor.head.weight.any()  # value heads start at zero
+    own = {"separate": t.actor.critic, "shared": t.actor.policy.decoder, "features": t.nets.reward.scorer.decoder}
+    rollout = awake(t).roll_out(PROMPTS, seed=3)
     for i, sequence in enumerate(rollout.sequences):
         alone = response_batch([sequence], [rollout.prompt_lengths[i]])
         rows = slice(sum(rollout.response_lengths[:i]), sum(rollout.response_lengths[: i + 1]))
         with torch.no_grad():
             reference = Policy(t.nets.reference.decoder)(alone).logprob
             raw = t.nets.reward.scorer(alone.packed, alone.packed.last).score
+            value = t.actor.head(own[critic](alone.packed, rows=alone.index))
         assert torch.allclose(rollout.reference[rows], reference, atol=1e-5)
         assert torch.allclose(rollout.old[rows], reference, atol=1e-5)  # before training, policy and reference agree
         assert rollout.scores[i] == pytest.approx(float((raw - 0.5) / 2.0), abs=1e-5)
-    assert torch.equal(rollout.values, torch.zeros_like(rollout.values))  # value heads start at zero
+        assert torch.allclose(rollout.values[rows], value, atol=1e-5)
     assert torch.allclose(rollout.sequence_kl, torch.zeros(6), atol=1e-5)
 
 
@@ -103,7 +113,7 @@ def test_between_rollouts_only_the_actors_copies_stay(monkeypatch):
 
 
 def test_minibatches_hold_the_rows_of_their_sequences():
-    t = state("features")
+    t = awake(state("features"))
     rollout = t.roll_out(PROMPTS, seed=3)
     chosen = [4, 1]
     part = rollout.take(chosen)
@@ -112,6 +122,8 @@ def test_minibatches_hold_the_rows_of_their_sequences():
     rows = [r for i in chosen for r in range(starts[i], starts[i] + lengths[i])]
     assert part.old.tolist() == rollout.old[rows].tolist()
     assert part.returns.tolist() == rollout.returns[rows].tolist()
+    assert torch.equal(part.features, rollout.features[rows])
+    assert torch.equal(part.values, rollout.values[rows])
     whole = [len(s) for s in rollout.sequences]
     tokens = [r for i in chosen for r in range(sum(whole[:i]), sum(whole[: i + 1]))]
     assert torch.equal(part.hidden, rollout.hidden[tokens])
@@ -187,9 +199,7 @@ def test_networks_from_two_folders_share_what_is_equal():
 def test_a_critic_gone_through_after_the_policy_gets_the_same_gradients():
     found = []
     for apart in (False, True):
-        t = state("separate")
-        with torch.no_grad():
-            t.actor.head.weight.fill_(0.1)  # one that zeros would keep from the critic's gradient
+        t = awake(state("separate"))
         minibatch = t.roll_out(PROMPTS, seed=3).take(range(6))
         both = [Part([minibatch], lambda m, t=t: ppo_loss(t.actor, m, t.config, t.shared))]
         for part in parts(t, [minibatch]) if apart else both:

@@ -3,6 +3,7 @@
 docs/studio.md lists all twelve, each with the tests that hold it.
 """
 
+import asyncio
 import json
 import os
 import threading
@@ -11,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -21,6 +23,7 @@ from test_studio_killed import Server
 from tutelage.feedback.store import Store
 from tutelage.feedback.work import BatchSpec, Held, Ranked
 from tutelage.records import Annotator, Comparison, new_id
+from tutelage.studio.api_export import TOGETHER
 from tutelage.studio.client import Studio
 
 SECONDS, MEGABYTES = 10, 300  # promise 11's
@@ -128,16 +131,19 @@ class Exports:
     """Memory that the server took on for both."""
 
 
+def comparisons(items: int) -> Iterator[Comparison]:
+    """As many labels of as many questions."""
+    who = Annotator(id="ann", kind="human", name="ann")
+    for q in map(question, range(items)):
+        yield Comparison(prompt=q.prompt, completions=q.completions, ranks=(1, 2), shown=(0, 1), annotator=who)
+
+
 def exported(folder: Path, items: int) -> Exports:
     """Export as many comparisons from a server of its own."""
     parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow: pip install 'tutelage[parquet]'")
-    path, who = folder / "feedback.db", Annotator(id="ann", kind="human", name="ann")
+    path = folder / "feedback.db"
     with Store(path) as store:
-        made = (question(i) for i in range(items))
-        store.add_all(
-            Comparison(prompt=q.prompt, completions=q.completions, ranks=(1, 2), shown=(0, 1), annotator=who)
-            for q in made
-        )
+        store.add_all(comparisons(items))
         token = studio_api.issue(store, studio_api.enrol(store, "rater", may_export=True), ["export"])
     server = Server(path)
     try:
@@ -183,6 +189,32 @@ def test_promise_11_an_export_streams(tmp_path: Path) -> None:
     both = exported(tmp_path, 4000)
     assert (both.lines.rows, both.parquet.rows) == (4000, 4000)
     assert both.megabytes < MEGABYTES
+
+
+def test_promise_11_lines_are_sent_before_the_next_are_read(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told by the app itself: a client's buffers hide what was read when."""
+    store, exporter = house.room.store, house.person(may_export=True)
+    store.add_all(comparisons(2 * TOGETHER + 3))
+    kept, taken, sent, asked = store.comparisons, [], [], [{"type": "http.request", "body": b"", "more_body": False}]
+
+    def watched(*split: Any) -> Iterator[Comparison]:
+        for label in kept(*split):
+            taken.append(label)
+            yield label
+
+    async def receive() -> Any:
+        return asked.pop() if asked else await asyncio.Event().wait()  # the client stays
+
+    async def send(message: Any) -> None:
+        if message.get("body"):
+            sent.append((message["body"].count(b"\n"), len(taken)))
+
+    monkeypatch.setattr(store, "comparisons", watched)
+    headers = [(b"host", b"studio.test"), (b"authorization", f"Bearer {exporter.token}".encode())]
+    scope = {"type": "http", "http_version": "1.1", "method": "GET", "scheme": "http", "path": "/api/export"}
+    scope |= {"query_string": b"format=preference", "headers": headers, "client": ("127.0.0.1", 1)}
+    asyncio.run(house.app(scope, receive, send))
+    assert sent == [(TOGETHER, TOGETHER), (TOGETHER, 2 * TOGETHER), (3, 2 * TOGETHER + 3)]
 
 
 @pytest.mark.slow
