@@ -64,3 +64,22 @@ def test_the_same_command_in_the_same_process(tmp_path, switch):
     assert found == (SETTINGS if switch == "on" else dict.fromkeys(SETTINGS))
     assert said.count("\n") == (switch == "on")
     assert (f"{SWITCH}=off" in said) == (switch == "on")
+
+
+@pytest.mark.parametrize(
+    ("executable", "command"), [("", ["python", "x.py"]), ("/python", ["python", "-", "sft"]), ("/python", ["python"])]
+)
+def test_what_cannot_be_given_again_is_not(monkeypatch, capsys, executable, command):
+    """A program on standard input is read up; and a Python that doesn't know where it lies can't be started."""
+    started = []
+    monkeypatch.setattr(allocator, "missing", lambda _: SETTINGS)
+    monkeypatch.setattr(os, "execve", lambda *a: started.append(a))
+    monkeypatch.setattr(sys, "executable", executable)
+    monkeypatch.setattr(sys, "orig_argv", command)
+    allocator.start_again()
+    assert started == []
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys, "executable", "/python")
+    monkeypatch.setattr(sys, "orig_argv", ["python", "x.py", "a b"])
+    allocator.start_again()
+    assert [a[:2] for a in started] == [("/python", ["/python", "x.py", "a b"])]

@@ -47,6 +47,12 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         raise RunError(f"cannot write {path}: {error}. Free some disk space or mend its permissions.") from error
 
 
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text in UTF-8 with their ends. `splitlines` would end them at U+2028 too, which texts may hold."""
+    with path.open(encoding="utf-8") as file:
+        return list(file)
+
+
 def replace_folder(path: Path, write: Callable[[Path], None]) -> None:
     """Make a folder of what `write` puts into it, in the place of the one that is there; all or nothing.
 

@@ -20,7 +20,7 @@ from tutelage.history import RunInfo
 from tutelage.learn.reward import load_reward
 from tutelage.quality.choosing import Arms, compare_arms, ranking_gain
 from tutelage.records import Completion, Prompt
-from tutelage.stage import Settings, fitting, open_store
+from tutelage.stage import Settings, fitting, open_store, reward_tokens
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _scores(
     By the place of what was asked; what does not fit the model is left out, with a warning that counts it.
     """
     reward = load_reward(run.path / "model", settings.device)
-    room = history.settings_of(run.path).get("reward", {}).get("max_tokens", settings.reward.max_tokens)
+    room = reward_tokens(run, settings)
 
     def rendered(one: tuple[int, tuple[Prompt, tuple[Completion, ...]]]) -> tuple[int, list[tuple[int, ...]]]:
         place, (prompt, completions) = one

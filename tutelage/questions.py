@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from tutelage.checkpoint import write_atomically
+from tutelage.checkpoint import lines_of, write_atomically
 from tutelage.errors import DataError
 from tutelage.records import Comparison, Completion, Prompt, Record
 
@@ -34,8 +34,7 @@ def write_questions(folder: Path, questions: Iterable[Question]) -> Path:
 def read_questions(path: Path) -> list[Question]:
     """The questions of a file. Raises DataError naming file and line."""
     try:
-        with path.open(encoding="utf-8") as file:  # splitlines would end lines at U+2028, which texts may hold
-            lines = list(file)
+        lines = lines_of(path)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"cannot read the questions in {path}: {error}. `tutelage sample` makes such a file."

@@ -260,8 +260,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """The whole JSON lines of a file; a last line without its end is left out."""
     if not path.exists():
         return []
-    with path.open(encoding="utf-8") as file:  # splitlines would end lines at U+2028, which texts may hold
-        return [json.loads(line) for line in file if line.endswith("\n")]
+    return [json.loads(line) for line in checkpoint.lines_of(path) if line.endswith("\n")]
 
 
 def _cut(path: Path, step: int) -> None:

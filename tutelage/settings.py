@@ -79,9 +79,12 @@ def read_yaml(path: Path) -> Tree:
 
 def _check_keys(tree: Any, path: Path) -> None:
     """Raises ConfigError for a key that YAML reads as something else than a name: 1, or `on`."""
-    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ():
-        if isinstance(tree, dict) and not isinstance(key, str):
-            raise ConfigError(f"{path}: {key!r} is a key, but settings have names: put it in quotes if it is one")
+    if isinstance(tree, dict):
+        for key in tree:
+            if not isinstance(key, str):
+                raise ConfigError(f"{path}: {key!r} is a key, but settings have names: put it in quotes if it is one")
+        tree = list(tree.values())
+    for value in tree if isinstance(tree, list) else ():
         _check_keys(value, path)
 
 

@@ -75,6 +75,12 @@ class Settings(Core):
     constitution: ConstitutionConfig = ConstitutionConfig()
 
 
+def reward_tokens(run: RunInfo, settings: Settings) -> int:
+    """Most tokens of a sequence that a reward run was trained on: its own setting, where it has one."""
+    own = history.settings_of(run.path).get("reward", {})
+    return int(own.get("max_tokens", settings.reward.max_tokens))
+
+
 def open_store(folder: ProjectFolder, settings: Core) -> Store:
     """A project's feedback."""
     return Store(folder.store_url(settings))

@@ -15,7 +15,7 @@ from tutelage.history import RunInfo
 from tutelage.learn.reward import RewardModel, load_reward, margins, render
 from tutelage.records import Finish, Prompt
 from tutelage.runs import Run
-from tutelage.stage import Settings, fitting, open_store
+from tutelage.stage import Settings, fitting, open_store, reward_tokens
 from tutelage.terminal import plain
 from tutelage.wire import generate, model_of, prompt_tokens
 
@@ -67,7 +67,7 @@ def _reward(folder: ProjectFolder, settings: Settings, run: RunInfo) -> RewardAc
     decided = [c for c in held_out if c.pairs()]
     if not decided:
         raise DataError("no held-out rankings to measure on: every fifth prompt is held out, so label more")
-    room = history.settings_of(run.path).get("reward", {}).get("max_tokens", settings.reward.max_tokens)
+    room = reward_tokens(run, settings)
     found = fitting(decided, lambda c: (c, render(c, reward.tokenizer, room)))
     rankings = [ranking for _, ranking in found]
     agreement = annotator_agreement(held_out)

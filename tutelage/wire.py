@@ -30,6 +30,7 @@ from tutelage.stage import Stage, fitting, stage
 SAMPLES = 256  # of the reference policy, and demonstrations, that set a reward's scale
 FEWEST = 64  # ranked completions of its own that are enough for that
 POLICIES = ("ppo", "dpo", "group", "raft")  # kinds of runs that leave a policy trained on feedback
+WRITING = ("sft", *POLICIES)  # kinds of runs whose model writes answers
 
 
 def run_sft(folder: ProjectFolder, flags: Mapping[str, Any], *, resume: str | None = None) -> Run:
@@ -231,7 +232,7 @@ def model_of(folder: ProjectFolder, settings: Core, run: RunInfo | None) -> Mode
     """A run's resulting model, or the project's model. Raises RunError when the run has left none that writes."""
     if run is None:
         return causal.load(folder.model(settings), device=settings.device)
-    if run.kind not in (*POLICIES, "sft"):
+    if run.kind not in WRITING:
         raise RunError(f"{run.id} is a {run.kind} run, whose model writes no answers: name one of sft, ppo or the like")
     final = Run.open(run.path).final
     if not final.is_dir():

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, assert_never
 
 from pydantic import Field, ValidationError, field_validator
 
+from tutelage.checkpoint import lines_of
 from tutelage.config import Section
 from tutelage.errors import DataError
 from tutelage.judge.instructions import Instruction, followed
@@ -174,8 +175,7 @@ def read_instructions(path: Path) -> dict[str, tuple[Instruction, ...]]:
     """
     found: dict[str, tuple[Instruction, ...]] = {}
     try:
-        with path.open(encoding="utf-8") as file:  # splitlines would end lines at U+2028, which prompts may hold
-            lines = list(file)
+        lines = lines_of(path)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {path}: {error}") from error
     for number, line in enumerate(lines, 1):

@@ -19,7 +19,7 @@ from tutelage.feedback.audit import note
 from tutelage.feedback.store import Store
 from tutelage.folder import ProjectFolder
 from tutelage.history import RunInfo
-from tutelage.wire import POLICIES, run_sample
+from tutelage.wire import WRITING, run_sample
 
 SEEDS = 2**31
 
@@ -75,7 +75,7 @@ class Sampling:
         """Runs that have left a model to sample from, the newest first."""
         if self._project is None:
             return ()
-        return [r for r in history.list_runs(self._project.runs) if r.kind in (*POLICIES, "sft") and r.status == "done"]
+        return [r for r in history.list_runs(self._project.runs) if r.kind in WRITING and r.status == "done"]
 
     def jobs(self, most: int = 20) -> list[Job]:
         """Sampling runs, the newest first."""
